@@ -1155,7 +1155,8 @@ static void sha256_block(struct sha256 *s) {  /* FIPS 180-4, 6.2.2 */
     0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
     0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
     0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
-    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2 };
+    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2
+    };
     uint32_t w[64], v[8];
     for (int i = 0; i < 16; i++) w[i] = get32(s->block + 4 * i);
     for (int i = 16; i < 64; i++) {
@@ -1835,7 +1836,7 @@ struct parcel {
     int error;
     struct iovec iov;
     struct msghdr m;
-    union { struct cmsghdr head; char space[CMSG_SPACE(sizeof (int))]; } control;
+    union { struct cmsghdr *align; char space[CMSG_SPACE(sizeof (int))]; } control;
 };
 
 static struct msghdr *parcel(struct parcel *p, int error) {
@@ -1846,20 +1847,18 @@ static struct msghdr *parcel(struct parcel *p, int error) {
     p->m.msg_iovlen = 1;
     p->m.msg_control = &p->control;
     p->m.msg_controllen = sizeof p->control;
-    p->control.head.cmsg_level = SOL_SOCKET;
-    p->control.head.cmsg_type = SCM_RIGHTS;
-    p->control.head.cmsg_len = CMSG_LEN(sizeof (int));
+    *CMSG_FIRSTHDR(&p->m) = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS,
+                                              .cmsg_len = CMSG_LEN(sizeof (int)) };
     return &p->m;
 }
 
-/* Job: open the path of stream ARG, which for a FIFO takes until its other end comes, and pass it on. */
+/* Job: open the path of stream ARG, for a FIFO until its other end comes, and pass it on. */
 static void path_job(int sock, const void *arg) {
     const struct stream *s = arg;
     int fd = open(s->path, (s->sends ? O_RDONLY : O_WRONLY | O_CREAT | O_TRUNC) | O_NOCTTY, 0666);
     struct parcel p;
-    parcel(&p, fd < 0 ? errno : 0);
+    memcpy(CMSG_DATA(CMSG_FIRSTHDR(parcel(&p, fd < 0 ? errno : 0))), &fd, sizeof fd);
     if (fd < 0) p.m.msg_controllen = 0;
-    memcpy(CMSG_DATA(&p.control.head), &fd, sizeof fd);
     sendmsg(sock, &p.m, 0);
 }
 
@@ -1867,7 +1866,8 @@ static void path_job(int sock, const void *arg) {
 static int path_opened(const struct stream *s, struct job *j, char *why) {
     struct parcel p;
     int fd = -1, whole = recvmsg(j->fd, parcel(&p, EIO), 0) == sizeof p.error;
-    if (whole && !p.error && p.m.msg_controllen) memcpy(&fd, CMSG_DATA(&p.control.head), sizeof fd);
+    if (whole && !p.error && CMSG_FIRSTHDR(&p.m))
+        memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&p.m)), sizeof fd);
     if (fd < 0) fail(why, "opening %s: %s", s->path, strerror(p.error));
     else set_nonblocking(fd);
     job_end(j);
@@ -2048,7 +2048,7 @@ static int recv_frames(const struct stream *s, struct sink *o, struct job *openi
             alive = after(ALIVE_MS);
         }
         if (opens) {
-            if (p[0].revents) return lost(why, o->written);
+            if (!p[1].revents && p[0].revents) return lost(why, o->written);
             if (!p[1].revents) continue;
             sink_open(o, path_opened(s, opening, why));
             if (o->fd < 0) return 0;
@@ -2119,8 +2119,8 @@ static int printed(void) {
 
 static int print_help(void) {
     printf("usage: pashlib STREAM...                 carry streams until all have ended\n"
-           "       pashlib send KEY ME PEER [PATH]   one stream, as words; PATH: standard input\n"
-           "       pashlib recv KEY ME PEER [PATH]   ... standard output\n"
+           "       pashlib send KEY ME PEER [PATH]   one stream, as words; [standard input]\n"
+           "       pashlib recv KEY ME PEER [PATH]   ... [standard output]\n"
            "       pashlib addr                      print this machine's addresses\n"
            "       pashlib --help | --version\n\n"
            "STREAM is (send|recv)*KEY*ME*PEER*PATH. KEY: the same at both ends; ME and PEER:\n"
@@ -2130,7 +2130,7 @@ static int print_help(void) {
     for (const struct setting *t = table; t < table + COUNT(table); t++)
         printf("  %-29s %s%s%s%s\n", t->name, t->what, t->unset ? " [" : "",
                t->unset ? t->unset : "", t->unset ? "]" : "");
-    printf("\nRendezvous: dynamodb:rdv where AWS_REGION or AWS_DEFAULT_REGION is set, otherwise\n"
+    printf("\nRendezvous: dynamodb:rdv where AWS_REGION or AWS_DEFAULT_REGION is set, else\n"
            "dir:${TMPDIR:-/tmp}/pashlib-UID. The data is not encrypted; README says more.\n");
     return printed();
 }
@@ -2381,5 +2381,7 @@ int main(int argc, char **argv) {
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    return carry(s, n, &wanted, closed);
+    status = carry(s, n, &wanted, closed);
+    free(s);
+    return status;
 }

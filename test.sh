@@ -1,0 +1,1658 @@
+#!/bin/sh
+# ./test.sh            all tests; needs a C compiler; uses coturn, python3, clang, tcc ... where they are
+# ./test.sh NAME...    some of them: the functions t_NAME below
+# ./test.sh demo       the main job, in the shape in which PaSh generates it
+#
+# All of it runs in a network namespace of its own, where one can be made, with nothing but loopback.
+# REQUIRE_ALL=1 makes a failure of every skip. Settings of the caller's are dropped.
+# The t_ functions are called by name, and what a quoted command names is expanded by the shell it is for.
+# shellcheck disable=SC2329,SC2317,SC2016
+cd "$(dirname "$0")" || exit 1
+if [ -z "${PASHLIB_NS-}" ] && command -v ip >/dev/null; then
+    for user in '' '--map-root-user'; do
+        # shellcheck disable=SC2086 # none or one word
+        unshare -n -m $user ip link set lo up 2>/dev/null || continue
+        # shellcheck disable=SC2086
+        PASHLIB_NS=1 exec unshare -n -m $user sh -c 'ip link set lo up; exec "$0" "$@"' ./test.sh "$@"
+    done
+fi
+for v in $(env | sed -n 's/^\(PASH_[A-Z_]*\|AWS_[A-Z0-9_]*\)=.*/\1/p'); do unset "$v"; done
+LC_ALL=C
+tmp=$(mktemp -d) || exit 1
+TMPDIR=$tmp
+PASH_RENDEZVOUS=dir:$tmp/rdv
+PASH_NO_HOLEPUNCH=1
+AWS_EC2_METADATA_DISABLED=true
+PASH_PUBLIC_IP=127.0.0.1
+PASH_PEER_TIMEOUT_MS=20000
+export LC_ALL TMPDIR PASH_RENDEZVOUS PASH_NO_HOLEPUNCH AWS_EC2_METADATA_DISABLED PASH_PUBLIC_IP
+export PASH_PEER_TIMEOUT_MS
+P=./pashlib # no blanks in it
+passed=0 failed=0 skipped=0
+
+cleanup() {
+    for p in "$tmp"/*.pid; do [ -f "$p" ] && kill -9 "$(cat "$p")" 2>/dev/null; done
+    umount "$tmp/mnt" 2>/dev/null
+    rm -rf "$tmp" 2>/dev/null || { sleep 0.2; rm -rf "$tmp"; }
+}
+trap cleanup EXIT
+trap 'exit 1' INT TERM HUP
+
+# ---- what the tests are made of ----
+
+pass() { passed=$((passed + 1)); echo "ok $((passed + failed)) - $1"; }
+fail() {                                            # NAME DETAIL...
+    failed=$((failed + 1))
+    echo "not ok $((passed + failed)) - $1"
+    shift
+    printf '# %s\n' "$@"
+}
+is() {                                              # NAME WANT GOT
+    if [ "$2" = "$3" ]; then pass "$1"; else fail "$1" "want: $2" " got: $3"; fi
+}
+has() {                                             # NAME FILE BASIC-REGEX
+    if grep -q -e "$3" "$2" 2>/dev/null; then pass "$1"; else
+        fail "$1" "no line in $2 matches: $3" "$(head -c 1500 "$2" 2>&1)"
+    fi
+}
+hasnt() {                                           # NAME FILE BASIC-REGEX
+    if grep -q -e "$3" "$2"; then fail "$1" "a line matches: $3" "$(head -c 1500 "$2")"; else pass "$1"; fi
+}
+skip() {                                            # NAME REASON
+    if [ -n "${REQUIRE_ALL-}" ]; then fail "$1" "skipped: $2"; return; fi
+    skipped=$((skipped + 1))
+    echo "skip - $1: $2"
+}
+need() {                                            # NAME PROGRAM...: 1, and a skip, where one is missing
+    need_name=$1
+    shift
+    for program in "$@"; do
+        command -v "$program" >/dev/null || { skip "$need_name" "there is no $program"; return 1; }
+    done
+}
+run() {                                             # COMMAND...: to its end; status, $tmp/out, $tmp/err
+    timeout 60 "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
+    status=$?
+}
+until_true() {                                      # COMMAND...: asked until it holds, 20 s at most
+    tries=0
+    while ! "$@" >/dev/null 2>&1; do
+        tries=$((tries + 1))
+        [ $tries -lt 400 ] || return 1
+        sleep 0.05
+    done
+}
+bg() {                                              # NAME COMMAND...: in the background; see ended, stop
+    bg_name=$1
+    shift
+    rm -f "$tmp/$bg_name.rc" "$tmp/$bg_name.pid"
+    (
+        sh -c 'echo $$ >"$0.pid"; exec "$@"' "$tmp/$bg_name" "$@" \
+            >"$tmp/$bg_name.out" 2>"$tmp/$bg_name.err" </dev/null
+        echo $? >"$tmp/$bg_name.rc1"
+        mv "$tmp/$bg_name.rc1" "$tmp/$bg_name.rc"
+        rm -f "$tmp/$bg_name.pid"
+    ) 2>/dev/null &
+    until_true test -s "$tmp/$bg_name.pid" -o -f "$tmp/$bg_name.rc"
+}
+ended() {                                           # NAME: wait for it; status
+    until_true test -f "$tmp/$1.rc" && status=$(cat "$tmp/$1.rc") || status=hangs
+}
+pid() { cat "$tmp/$1.pid"; }
+stop() { [ ! -f "$tmp/$1.pid" ] || kill -9 "$(pid "$1")" 2>/dev/null; ended "$1"; }
+both() {                                            # NAME WANT: S and R, exit statuses "S R"
+    ended S
+    sent=$status
+    ended R
+    is "$1" "$2" "$sent $status"
+}
+left_nothing() {                                    # NAME: no registration, no process
+    is "$1: no registration is left" '' "$(find "$tmp/rdv" -mindepth 1 2>/dev/null)"
+}
+below() {                                           # PID...: all its descendants that are alive
+    for below_pid in $(ps -A -o pid=,ppid=,stat= | awk -v p="$1" '$2 == p && $3 !~ /Z/ { print $1 }'); do
+        echo "$below_pid"
+        below "$below_pid"
+    done
+}
+python() { need "$1" python3; }
+
+# ---- tools: servers that lie, and a peer with a mind of its own ----
+
+cat >"$tmp/stun.py" <<'END'
+# A STUN server a mode, each on a port of its own; the file named in argv[1] lists them.
+import os, select, socket, struct, sys, time
+C = b"\x21\x12\xa4\x42"
+MODES = ("good other mapped ipv6 wrongid wrongcookie badlen cutattr unspec port0 multicast error errid late "
+         "silent forged othersock lose1 lose2 noaddr").split()
+socks = {}
+def attr(kind, value): return struct.pack("!HH", kind, len(value)) + value + b"\0" * (-len(value) % 4)
+def xor(ip, port, tid, kind=0x20, plain=False):
+    fam = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    raw = socket.inet_pton(fam, ip)
+    if not plain:
+        raw = bytes(a ^ b for a, b in zip(raw, C + tid))
+        port ^= 0x2112
+    return attr(kind, struct.pack("!BBH", 0, 2 if ":" in ip else 1, port) + raw)
+def msg(body, tid, kind=0x101, cookie=C, add=0):
+    return struct.pack("!HH", kind, len(body) + add) + cookie + tid + body
+extra = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); extra.bind(("127.0.0.1", 0))
+for mode in MODES:
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("127.0.0.1", 0)); socks[s] = mode
+count, later, seen = {}, [], open(sys.argv[1] + ".log", "w", 1)
+with open(sys.argv[1] + ".new", "w") as f:
+    for s, mode in socks.items(): f.write("%s %d\n" % (mode, s.getsockname()[1]))
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+while True:
+    wait = max(0, min([t for t, *_ in later], default=time.time() + 60) - time.time())
+    for s in select.select(list(socks), [], [], wait)[0]:
+        q, who = s.recvfrom(2000)
+        mode, tid = socks[s], q[8:20]
+        count[mode] = count.get(mode, 0) + 1
+        seen.write("%s %.3f %s %s\n" % (mode, time.time(), q.hex(), who[1]))
+        good = msg(attr(0x8022, b"fake") + xor("198.51.100.7", 4242, tid), tid)
+        a = {
+            "good": [good, good], "other": [msg(xor("198.51.100.7", 4343, tid), tid)],
+            "mapped": [msg(xor("198.51.100.7", 4242, tid, 0x01, True), tid)],
+            "ipv6": [msg(xor("2001:db8::9", 4242, tid), tid)],
+            "wrongid": [msg(xor("198.51.100.66", 1, tid), bytes(12))],
+            "wrongcookie": [msg(xor("198.51.100.66", 1, tid), tid, cookie=b"\x21\x12\xa4\x43")],
+            "badlen": [msg(xor("198.51.100.66", 1, tid), tid, add=4), msg(xor("198.51.100.66", 1, tid), tid, add=-4)],
+            "cutattr": [msg(struct.pack("!HH", 0x20, 8) + b"\0\1", tid)],
+            "unspec": [msg(xor("0.0.0.0", 5, tid), tid)], "port0": [msg(xor("198.51.100.66", 0, tid), tid)],
+            "multicast": [msg(xor("224.0.0.1", 5, tid), tid)],
+            "error": [msg(attr(9, b"\0\0\4\x14Un\x1b[31mknown"), tid, 0x111)],
+            "errid": [msg(attr(9, b"\0\0\4\x14No"), bytes(12), 0x111)],
+            "forged": [b"", b"x" * 1500, msg(xor("198.51.100.66", 1, tid), bytes(12)), good],
+            "noaddr": [msg(attr(0x8022, b"nothing"), tid)],
+            "lose1": [good] if count[mode] > 1 else [], "lose2": [good] if count[mode] > 2 else [],
+        }.get(mode, [])
+        for m in a: s.sendto(m, who)
+        if mode == "othersock": extra.sendto(good, who)
+        if mode == "late" and count[mode] == 1: later.append((time.time() + 1.2, s, good, who))
+    for t in [t for t in later if t[0] <= time.time()]:
+        later.remove(t)
+        t[1].sendto(t[2], t[3])
+END
+cat >"$tmp/imds.py" <<'END'
+# An instance metadata service a mode, each on a port of its own; argv[1] lists them, argv[1].log the requests.
+import os, socket, sys, threading, time
+MODES = ("v2 v1 v1-404 v1-500 hang nopub garbage cut cuthead toolong slow slower redirect badtoken ipv6 newline "
+         "nolen unspec closed badlen put400 quiet").split()
+log = open(sys.argv[1] + ".log", "w", 1)
+def answer(c, status, body, length=None, headers=""):
+    length = "" if length == -1 else "Content-Length: %d\r\n" % (len(body) if length is None else length)
+    c.sendall(("HTTP/1.1 %s\r\nServer: fake\r\n%s%s\r\n%s" % (status, headers, length, body)).encode())
+def serve(c, mode):
+    try:
+        q = b""
+        while b"\r\n\r\n" not in q:
+            more = c.recv(4096)
+            if not more: return
+            q += more
+        q = q.decode()
+        log.write("%s %r\n" % (mode, q))
+        put = q.startswith("PUT /latest/api/token HTTP/1.0\r\n") and "X-aws-ec2-metadata-token-ttl-seconds: " in q
+        get = q.startswith("GET /latest/meta-data/public-ipv4 HTTP/1.0\r\n") and "\r\nHost: " in q
+        token = "X-aws-ec2-metadata-token: TOKEN==" in q
+        ip = "198.51.100.9"
+        if mode == "quiet": time.sleep(30)
+        elif put and mode == "hang": time.sleep(30)
+        elif put and mode == "badtoken": answer(c, "200 OK", "TOK\r\nX-Evil: 1")
+        elif put and mode == "put400": answer(c, "400 Bad Request", "")
+        elif put and mode.startswith("v1"): answer(c, {"v1": "403 No", "v1-404": "404 No", "v1-500": "503 No"}[mode], "")
+        elif put: answer(c, "200 OK", "TOKEN==")
+        elif not get or token != (mode not in ("v1", "v1-404", "v1-500", "hang")): answer(c, "401 Unauthorized", "")
+        elif mode == "nopub": answer(c, "404 Not Found", "<html>")
+        elif mode == "garbage": answer(c, "200 OK", "hello")
+        elif mode == "cut": answer(c, "200 OK", ip[:-1], len(ip))
+        elif mode == "cuthead": c.sendall(b"HTTP/1.1 200 OK\r\nContent-Le")
+        elif mode == "badlen": answer(c, "200 OK", ip, headers="Content-Length: 1x\r\n")
+        elif mode == "toolong": answer(c, "200 OK", "1" * 40000, -1)
+        elif mode == "redirect": answer(c, "302 Found", "", headers="Location: http://127.0.0.1:1/\r\n")
+        elif mode == "ipv6": answer(c, "200 OK", "2001:db8::9")
+        elif mode == "unspec": answer(c, "200 OK", "0.0.0.0")
+        elif mode == "newline": answer(c, "200 OK", ip + " \r\n")
+        elif mode == "nolen": answer(c, "200 OK", ip, -1)
+        elif mode.startswith("slow"):
+            for b in "HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n" + ip:
+                c.sendall(b.encode())
+                time.sleep(0.01 if mode == "slow" else 0.2)
+        else: answer(c, "200 OK", ip)
+    except OSError: pass
+    finally: c.close()
+def listen(s, mode):
+    while True:
+        c = s.accept()[0]
+        if mode == "closed": c.close()
+        else: threading.Thread(target=serve, args=(c, mode), daemon=True).start()
+with open(sys.argv[1] + ".new", "w") as f:
+    for mode in MODES:
+        s = socket.socket(); s.bind(("127.0.0.1", 0)); s.listen(50)
+        f.write("%s %d\n" % (mode, s.getsockname()[1]))
+        threading.Thread(target=listen, args=(s, mode), daemon=True).start()
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+time.sleep(600)
+END
+cat >"$tmp/peer.py" <<'END'
+# A peer written from the wire format in README alone. argv: rendezvous directory, KEY, ME, PEER, what to do.
+import hashlib, hmac, json, os, socket, struct, sys, time
+rdv, key, me, peer, mode = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+sends = mode.startswith("send")
+def take(c, n):
+    b = b""
+    while len(b) < n:
+        more = c.recv(n - len(b))
+        if not more: raise EOFError("the other end closed after %d of %d bytes" % (len(b), n))
+        b += more
+    return b
+l = socket.socket(); l.bind(("127.0.0.1", 0)); l.listen(50); l.settimeout(15)
+mine = "127.0.0.1:%d" % l.getsockname()[1]
+d = os.path.join(rdv, key); os.makedirs(d, 0o700, exist_ok=True); os.chmod(rdv, 0o700)
+def write(name, text):
+    with open(d + "/tmp", "w") as f: f.write(text)
+    os.rename(d + "/tmp", d + "/N_%d" % name)
+write(me, json.dumps({"x": [1, {"y": None}], "external_addr": mine, "local_addr": mine}, indent=1))
+if mode == "register": time.sleep(30)
+def shake(c, role, hello=None, bad_proof=False):
+    hello = hello or b"PASHLIB1" + struct.pack("!B3xII", role, me, peer) + os.urandom(16)
+    c.settimeout(15)
+    c.sendall(hello)
+    theirs = take(c, 36)
+    assert theirs[:8] == b"PASHLIB1" and theirs[9:12] == bytes(3) and theirs[12:20] == struct.pack("!II", peer, me), theirs
+    proof = lambda a, b: hmac.new(key.encode(), b"pashlib proof" + a + b, hashlib.sha256).digest()
+    c.sendall(bytes(32) if bad_proof else proof(hello, theirs))
+    assert hmac.compare_digest(take(c, 32), proof(theirs, hello)), "bad proof"
+    return theirs[8]
+role = 1 if sends else 2
+c = l.accept()[0]
+if mode.startswith("bad"):
+    h = b"PASHLIB1" + struct.pack("!B3xII", 2, me, peer) + os.urandom(16)
+    h = {"badmagic": b"X" + h[1:], "badrole": h[:8] + b"\3" + h[9:], "badzero": h[:9] + b"\1" + h[10:],
+         "badnode": h[:12] + struct.pack("!I", me + 7) + h[16:]}.get(mode, h)
+    try: shake(c, role, h, mode == "badproof")
+    except (EOFError, OSError): pass
+    c.close(); time.sleep(30)
+their = shake(c, role)
+if mode == "recv-same": assert their == 2
+elif mode != "send-same": assert their == 3 - role
+frame = lambda b: struct.pack("!I", len(b)) + b
+if me < peer and mode != "recv-nogo": first = b"G"
+elif mode == "recv-nogo": c.sendall(b"N"); time.sleep(30)
+else: first = b""; assert take(c, 1) == b"G"
+if not sends:
+    c.sendall(first)
+    got, n = b"", 0
+    while True:
+        n = struct.unpack("!I", take(c, 4))[0]
+        if mode == "recv-cut": os._exit(0)
+        if mode == "recv-gone": break
+        if n == 0: break
+        assert n <= 1 << 20
+        got += take(c, n)
+        if mode == "recv-early": break
+    answer = {"recv-wrong": len(got) + 1, "recv-gone": 2**64 - 1}.get(mode, len(got))
+    if mode == "recv": assert struct.unpack("!Q", take(c, 8))[0] == len(got); c.sendall(struct.pack("!Q", 2**64 - 2))
+    for b in struct.pack("!Q", answer): c.sendall(bytes([b])); time.sleep(0.01)
+    if mode == "recv": assert c.recv(1) == b""
+    print(hashlib.sha256(got).hexdigest(), len(got))
+else:
+    data = bytes(range(256)) * 9
+    ok = first + frame(data[:1]) + frame(data[1:1000]) + frame(data[1000:])
+    end = struct.pack("!IQ", 0, len(data))
+    if mode == "send": c.sendall(ok + end)
+    elif mode == "send-trickle":
+        for b in ok + end: c.sendall(bytes([b]))
+    elif mode == "send-big": c.sendall(ok + struct.pack("!I", (1 << 20) + 1) + b"x")
+    elif mode == "send-max": data = b"z" * (1 << 20); c.sendall(first + frame(data) + struct.pack("!IQ", 0, len(data)))
+    elif mode == "send-total": c.sendall(ok + struct.pack("!IQ", 0, len(data) + 1))
+    elif mode == "send-cutframe": c.sendall(first + frame(data)[:-5]); time.sleep(0.5); c.close(); sys.exit()
+    elif mode == "send-noend": c.sendall(ok); time.sleep(0.5); c.close(); sys.exit()
+    elif mode == "send-cutend": c.sendall(ok + end[:-1]); time.sleep(0.5); c.close(); sys.exit()
+    try:
+        a = struct.unpack("!Q", take(c, 8))[0]
+        print(a if a != 2**64 - 1 else "gone")
+        c.shutdown(socket.SHUT_WR)
+        assert c.recv(1) == b""
+    except (EOFError, ConnectionResetError) as e: print("no answer")
+END
+cat >"$tmp/strangers.py" <<'END'
+# argv: port, how many connections that say nothing, how many that say something else. Holds them for 20 s.
+import os, socket, sys, time
+held = []
+for i in range(int(sys.argv[2]) + int(sys.argv[3])):
+    c = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    if i >= int(sys.argv[2]): c.sendall(os.urandom(100) if i % 2 else b"GET / HTTP/1.0\r\n\r\n")
+    held.append(c)
+print("held", flush=True)
+time.sleep(20)
+END
+
+# ---- unit tests: the program included, under sanitizers ----
+
+t_unit() {
+    cat >"$tmp/unit.c" <<'END'
+#define main pashlib_main
+#include "pashlib.c"
+#undef main
+static int tests, wrong;
+static void is(const char *name, const char *want, const char *got)
+{
+    tests++;
+    if (strcmp(want, got) == 0) return;
+    wrong++;
+    printf("# unit: %s\n# want: %s\n#  got: %s\n", name, want, got);
+}
+static void is_n(const char *name, long want, long got)
+{
+    char w[32], g[32];
+    snprintf(w, sizeof w, "%ld", want); snprintf(g, sizeof g, "%ld", got);
+    is(name, w, g);
+}
+/* The bytes of HEX, blanks skipped, in an allocation of their very length. */
+static unsigned char *unhex(const char *hex_, size_t *len)
+{
+    unsigned char *p = malloc(strlen(hex_) / 2 + 1), *fit;
+    unsigned v;
+    for (*len = 0; *hex_; hex_++) if (*hex_ != ' ') { sscanf(hex_, "%2x", &v); p[(*len)++] = (unsigned char)v; hex_++; }
+    fit = malloc(*len ? *len : 1); memcpy(fit, p, *len); free(p);
+    return fit;
+}
+static void *exact(const void *p, size_t n) { void *q = malloc(n ? n : 1); memcpy(q, p, n); return q; }
+
+#define ID "b7e7a701bc34d686fa87dfae"
+#define HEAD(len) "0101" len "2112a442" ID
+static void stun(void)
+{
+    static const struct { const char *name, *hex, *want; } cases[] = {
+        { "RFC 5769, 2.2: IPv4", "0101003c 2112a442 " ID " 8022000b 7465737420766563746f7220"
+          "00200008 0001a147 e112a643 00080014 2b91f599fd9e90c38c7489f92af9ba53f06be7d7 80280004 c07d4c96", "192.0.2.1:32853" },
+        { "RFC 5769, 2.3: IPv6", "01010048 2112a442 " ID " 8022000b 7465737420766563746f7220"
+          "00200014 0002a147 0113a9faa5d3f179bc25f4b5bed2b9d9 00080014 a382954e4be67bf11784c97c8292c275bfe3ed41 80280004 c8fb0b4c",
+          "[2001:db8:1234:5678:11:2233:4455:6677]:32853" },
+        { "MAPPED-ADDRESS", HEAD("000c") "00010008 00018055 c0000201", "192.0.2.1:32853" },
+        { "MAPPED before XOR-MAPPED", HEAD("0018") "00010008 00018055 c0000202 00200008 0001a147 e112a643", "192.0.2.1:32853" },
+        { "MAPPED after XOR-MAPPED", HEAD("0018") "00200008 0001a147 e112a643 00010008 00018055 c0000202", "192.0.2.1:32853" },
+        { "first of two XOR-MAPPED", HEAD("0018") "00200008 0001a147 e112a643 00200008 0001a148 e112a644", "192.0.2.1:32853" },
+        { "unknown comprehension-required attribute", HEAD("0014") "7fff0001 00000000 00200008 0001a147 e112a643", "192.0.2.1:32853" },
+        { "attribute runs past the end", HEAD("0004") "00200008", "attribute 0x0020 runs past the end" },
+        { "padding runs past the end", HEAD("0005") "80220001 61", "attribute 0x8022 runs past the end" },
+        { "later attribute runs past the end", HEAD("0010") "00200008 0001a147 e112a643 80220004", "attribute 0x8022 runs past the end" },
+        { "half an attribute header", HEAD("000e") "00200008 0001a147 e112a643 8022", "attribute 0x8022 runs past the end" },
+        { "unknown family", HEAD("000c") "00200008 0003a147 e112a643", "its address is malformed" },
+        { "IPv6 family, IPv4 length", HEAD("000c") "00200008 0002a147 e112a643", "its address is malformed" },
+        { "IPv4 family, IPv6 length", HEAD("0018") "00200014 0001a147 0113a9faa5d3f179bc25f4b5bed2b9d9", "its address is malformed" },
+        { "empty address", HEAD("0004") "00200000", "its address is malformed" },
+        { "unspecified address", HEAD("000c") "00200008 0001a147 2112a442", "its address cannot be ours" },
+        { "multicast address", HEAD("000c") "00200008 0001a147 c112a443", "its address cannot be ours" },
+        { "port 0", HEAD("000c") "00200008 00012112 e112a643", "its address cannot be ours" },
+        { "no address", HEAD("0008") "80220004 61626364", "no address in it" },
+        { "empty", HEAD("0000"), "no address in it" },
+        { "error", "0111000c 2112a442" ID "00090008 00000414 6e6f7065", "error 420 nope" },
+        { "error without a reason", "01110008 2112a442" ID "00090004 00000300", "error 300 " },
+        { "error without a code", "01110000 2112a442" ID, "an error without a code" },
+        { "error with half a code", "01110008 2112a442" ID "00090002 00000000", "an error without a code" },
+        { "request", "00010000 2112a442" ID, "not an answer to our request" },
+        { "wrong cookie", "0101000c 2112a443" ID "00200008 0001a147 e112a643", "not an answer to our request" },
+        { "wrong id", "0101000c 2112a442 b7e7a701bc34d686fa87dfaf 00200008 0001a147 e112a643", "not an answer to our request" },
+        { "length too small", HEAD("0008") "00200008 0001a147 e112a643", "not an answer to our request" },
+        { "length too large", HEAD("0010") "00200008 0001a147 e112a643", "not an answer to our request" },
+        { "nothing", "", "0 bytes are no STUN header" },
+    };
+    unsigned char *id; size_t n, len;
+    id = unhex(ID, &n);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        unsigned char *m = unhex(cases[i].hex, &len);
+        char why[WHY_MAX]; struct addr a;
+        int r = stun_decode(m, len, id, &a, why);
+        is(cases[i].name, cases[i].want, r == STUN_ADDRESS ? SHOW(&a) : why);
+        for (size_t cut = 0; cut < len; cut++) {
+            unsigned char *c = exact(m, cut);
+            if (stun_decode(c, cut, id, &a, why) != STUN_DROP) is_n(cases[i].name, -1, (long)cut);
+            free(c);
+        }
+        free(m);
+    }
+    free(id);
+}
+
+static void addresses(void)
+{
+    static const struct { const char *text, *want; } cases[] = {
+        { "1.2.3.4:5", "1.2.3.4:5" }, { "255.255.255.254:65535", "255.255.255.254:65535" },
+        { "[2001:db8::1]:80", "[2001:db8::1]:80" }, { "[::ffff:1.2.3.4]:80", "1.2.3.4:80" },
+        { "1.2.3.4", "" }, { "1.2.3.4:", "" }, { "1.2.3.4:0", "" }, { "1.2.3.4:65536", "" }, { "1.2.3.4:70000", "" },
+        { "1.2.3.4:+5", "" }, { "1.2.3.4: 5", "" }, { "1.2.3.4:5 ", "" }, { " 1.2.3.4:5", "" }, { "1.2.3:5", "" },
+        { "1.2.3.256:5", "" }, { "1.2.3.4.5:5", "" }, { "2001:db8::1:80", "" }, { "[2001:db8::1]", "" },
+        { "[2001:db8::1]80", "" }, { "[2001:db8::1:80", "" }, { "[1.2.3.4]:80", "" }, { "[]:80", "" }, { ":80", "" },
+        { "", "" }, { "host:80", "" }, { "1.2.3.4:99999999999999999999", "" }, { "[fe80::1%lo]:80", "" },
+    };
+    static const struct { const char *ip; int usable, loopback; } kinds[] = {
+        { "1.2.3.4", 1, 0 }, { "127.0.0.1", 1, 1 }, { "127.255.0.9", 1, 1 }, { "::1", 1, 1 }, { "::2", 1, 0 }, { "0.0.0.0", 0, 0 }, { "::", 0, 0 },
+        { "224.0.0.1", 0, 0 }, { "239.255.255.255", 0, 0 }, { "240.0.0.1", 1, 0 }, { "255.255.255.255", 0, 0 }, { "ff02::1", 0, 0 },
+        { "fe80::1", 1, 0 } };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct addr a, b; struct sockaddr_storage ss;
+        int good = addr_parse(cases[i].text, &a);
+        is(cases[i].text, cases[i].want, good ? SHOW(&a) : "");
+        if (!good) continue;
+        is_n("to IPv6 and back", (long)sizeof (struct sockaddr_in6), (long)addr_to_kernel(&a, AF_INET6, &ss));
+        b = addr_from_kernel(&ss);
+        is_n("to IPv6 and back", 1, addr_same(&a, &b));
+        is_n("to IPv4", addr_is_v4(&a) ? (long)sizeof (struct sockaddr_in) : 0, (long)addr_to_kernel(&a, AF_INET, &ss));
+        b = addr_from_kernel(&ss);
+        is_n("to IPv4 and back", addr_is_v4(&a), addr_same(&a, &b));
+    }
+    for (size_t i = 0; i < COUNT(kinds); i++) {
+        struct addr a = { { 0 }, 1 };
+        is_n(kinds[i].ip, 1, ip_parse(kinds[i].ip, &a));
+        is_n(kinds[i].ip, kinds[i].usable, addr_usable(&a));
+        is_n(kinds[i].ip, kinds[i].loopback, addr_is_loopback(&a));
+    }
+}
+
+static void numbers(void)
+{
+    static const struct { const char *text; unsigned long max; long want; } cases[] = {
+        { "0", 9, 0 }, { "007", 9, 7 }, { "2147483647", INT_MAX, INT_MAX }, { "2147483648", INT_MAX, -1 }, { "", 9, -1 },
+        { "-1", 9, -1 }, { "+1", 9, -1 }, { "1 ", 9, -1 }, { " 1", 9, -1 }, { "0x1", 9, -1 }, { "10", 9, -1 },
+        { "99999999999999999999999", 9, -1 } };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        unsigned long n;
+        is_n(cases[i].text, cases[i].want, number(cases[i].text, cases[i].max, &n) ? (long)n : -1);
+    }
+}
+
+static void hashes(void)
+{
+    static const struct { const char *text; long times; const char *want; } sums[] = {        /* FIPS 180-4's examples */
+        { "abc", 1, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" },
+        { "", 1, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" },
+        { "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 1, "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1" },
+        { "a", 1000000, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0" } };
+    static const struct { const char *key, *data, *want; } macs[] = {                           /* RFC 4231, 4.2 to 4.8 */
+        { "0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b", "4869205468657265", "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7" },
+        { "4a656665", "7768617420646f2079612077616e7420666f72206e6f7468696e673f", "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843" },
+        { "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd",
+          "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe" },
+        { "0102030405060708090a0b0c0d0e0f10111213141516171819", "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
+          "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b" } };
+    char text[2 * HASH + 1], longkey[131];
+    unsigned char out[HASH];
+    for (size_t i = 0; i < COUNT(sums); i++) {
+        struct sha256 s;
+        sha256_begin(&s);
+        for (long k = 0; k < sums[i].times; k++) sha256_add(&s, sums[i].text, strlen(sums[i].text));
+        sha256_end(&s, out);
+        hex(out, HASH, text);
+        is(sums[i].text, sums[i].want, text);
+    }
+    for (size_t i = 0; i < COUNT(macs); i++) {
+        size_t k, n;
+        unsigned char *key = unhex(macs[i].key, &k), *data = unhex(macs[i].data, &n);
+        hmac(key, k, data, n, out);
+        hex(out, HASH, text);
+        is("RFC 4231", macs[i].want, text);
+        free(key); free(data);
+    }
+    memset(longkey, 0xaa, sizeof longkey);
+    hmac(longkey, sizeof longkey, "Test Using Larger Than Block-Size Key - Hash Key First", 54, out);
+    hex(out, HASH, text);
+    is("RFC 4231, 4.7", "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54", text);
+    is_n("same", 1, same_in_constant_time(out, out, HASH));
+    memcpy(longkey, out, HASH); longkey[HASH - 1] ^= 1;
+    is_n("not same", 0, same_in_constant_time(out, (unsigned char *)longkey, HASH));
+}
+
+static void http(void)
+{
+    static const struct { const char *m; int ended; const char *want; } cases[] = {
+        { "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", 0, "200 abc" },
+        { "HTTP/1.0 200 OK\ncontent-length:3 \n\nabcdef", 0, "200 abc" },
+        { "HTTP/1.1 404\r\nContent-Length: 0\r\n\r\n", 0, "404 " },
+        { "HTTP/1.1 200 OK\r\nX: y\r\n\r\nabc", 1, "200 abc" },
+        { "HTTP/1.1 200 OK\r\nX: y\r\n\r\nabc", 0, "" },
+        { "HTTP/1.1 200 OK\r\nXContent-Length: 1\r\nContent-Lengthy: 1\r\n\r\nabc", 1, "200 abc" },
+        { "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc", 0, "" },
+        { "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc", 1, "the body is cut: 3 of 4 bytes" },
+        { "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nabc", 1, "Content-Length is \"-1\"" },
+        { "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nabc", 1, "Content-Length is \"99999999999999999999\"" },
+        { "HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\nabc", 1, "Content-Length is \"\"" },
+        { "HTTP/1.1 200 OK\r\nContent-Le", 1, "the answer is cut in its head" },
+        { "HTTP/1.1 200 OK\r\nContent-Le", 0, "" }, { "", 0, "" }, { "", 1, "the answer is cut in its head" },
+        { "SSH-2.0-x\r\n\r\n", 1, "it is no HTTP response" }, { "HTTP/1.1 20 OK\r\n\r\n", 1, "it is no HTTP response" },
+        { "HTTP/1.1 099 OK\r\n\r\n", 1, "it is no HTTP response" }, { "HTTP/1.1 2x0 OK\r\n\r\n", 1, "it is no HTTP response" },
+        { "\r\n", 1, "it is no HTTP response" }, { "HTTP/1.1\r\n\r\n", 1, "it is no HTTP response" },
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        size_t len = strlen(cases[i].m);
+        char *m = exact(cases[i].m, len), why[WHY_MAX], got[600];
+        struct http h;
+        int r = http_decode(m, len, cases[i].ended, &h, why);
+        if (r) snprintf(got, sizeof got, "%d %.*s", h.status, (int)h.body_len, m + h.body);
+        is(cases[i].m, cases[i].want, r ? got : why);
+        for (size_t cut = 0; cut < len; cut++) {
+            char *c = exact(m, cut);
+            http_decode(c, cut, 0, &h, why);
+            http_decode(c, cut, 1, &h, why);
+            free(c);
+        }
+        free(m);
+    }
+}
+
+static void json(void)
+{
+    static const struct { const char *text, *path, *want; } cases[] = {
+        { "{\"a\":\"x\"}", "a", "x" }, { " { \"a\" : \"x\" , \"b\" : \"y\" } ", "b", "y" }, { "{\"a\":{\"b\":{\"c\":\"z\"}}}", "a/b/c", "z" },
+        { "{\"z\":[1,-2.5e+3,true,false,null,{\"a\":\"no\"}],\"a\":\"x\"}", "a", "x" }, { "{\"a\":\"1\",\"a\":\"2\"}", "a", "1" },
+        { "{\"a\":\"\\u0041\\u00e9\\u20ac\\ud83d\\ude00\\n\\/\\\\\\\"\"}", "a", "A\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\n/\\\"" },
+        { "{\"\\u0061\":\"x\"}", "a", "x" }, { "{\"a\":\"\"}", "a", "" }, { "{\"b\":{},\"c\":[],\"a\":\"x\"}", "a", "x" },
+        { "{}", "a", NULL }, { "", "a", NULL }, { "[]", "a", NULL }, { "{\"a\":1}", "a", NULL }, { "{\"a\":\"x\"", "b", NULL },
+        { "{\"a\":\"\\ud83d\"}", "a", NULL }, { "{\"a\":\"\\ude00\"}", "a", NULL }, { "{\"a\":\"\\u0000\"}", "a", NULL }, { "{\"a\":\"\\x\"}", "a", NULL },
+        { "{\"a\":\"\\ud83d\\u0041\"}", "a", NULL }, { "{\"a\":\"x\ny\"}", "a", NULL }, { "{\"a\":\"x", "a", NULL }, { "{\"a\":\"x\\", "a", NULL },
+        { "{\"a\" \"x\"}", "a", NULL }, { "{a:\"x\"}", "a", NULL }, { "{\"b\":\"x\" \"a\":\"y\"}", "a", NULL }, { "{\"a\":{\"b\":\"x\"}}", "a/c", NULL },
+        { "{\"a\":\"0123456789012345\"}", "a", NULL }, { "{\"a\":\"012345678901234\"}", "a", "012345678901234" },
+        { "{\"b\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]],\"a\":\"x\"}", "a", NULL },
+        { "{\"b\":[1,],\"a\":\"x\"}", "a", NULL }, { "{\"b\":?,\"a\":\"x\"}", "a", NULL }, { "{\"abc\":\"x\",\"ab\":\"y\"}", "ab", "y" },
+    };
+    static const struct { const char *text, *local, *external; } regs[] = {
+        { "{\"local_addr\":\"1.2.3.4:5\",\"external_addr\":\"6.7.8.9:10\"}", "1.2.3.4:5", "6.7.8.9:10" },
+        { "{\"external_addr\":\"[2001:db8::1]:10\",\"more\":{},\"local_addr\":\"127.0.0.1:5\"}", "127.0.0.1:5", "[2001:db8::1]:10" },
+        { "{\"local_addr\":\"0.0.0.0:5\",\"external_addr\":\"6.7.8.9:10\"}", "", "6.7.8.9:10" },
+        { "{\"local_addr\":\"1.2.3.4:0\",\"external_addr\":\"224.0.0.1:10\"}", "", "" },
+        { "{\"local_addr\":\"localhost:1\"}", "", "" }, { "1.2.3.4:5", "", "" }, { "", "", "" },
+        { "{\"local_addr\":\"1.2.3.4:5\",\"external_addr\":{}}", "1.2.3.4:5", "" } };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        size_t len = strlen(cases[i].text);
+        char *m = exact(cases[i].text, len), out[32];
+        memset(out, 0x55, sizeof out);
+        is(cases[i].text, cases[i].want ? cases[i].want : "(none)", json_find(m, len, cases[i].path, out, strlen(cases[i].text) > 200 ? 32 : cases[i].want && strlen(cases[i].want) > 15 ? 32 : 16) ? out : "(none)");
+        for (size_t cut = 0; cut < len; cut++) { char *c = exact(m, cut); json_find(c, cut, cases[i].path, out, sizeof out); free(c); }
+        free(m);
+    }
+    for (size_t i = 0; i < COUNT(regs); i++) {
+        size_t len = strlen(regs[i].text);
+        char *m = exact(regs[i].text, len);
+        struct addr l = registration_get(m, len, "local_addr"), e = registration_get(m, len, "external_addr");
+        is(regs[i].text, regs[i].local, l.port ? SHOW(&l) : "");
+        is(regs[i].text, regs[i].external, e.port ? SHOW(&e) : "");
+        free(m);
+    }
+}
+
+static void names(void)
+{
+    char name[3 * NAME_LEN + 1], key[NAME_LEN + 1];
+    static const struct { const char *key, *want; } cases[] = {
+        { "k-1_a.Z9", "k-1_a.Z9" }, { "..", "%2E." }, { ".", "%2E" }, { "a/b", "a%2Fb" }, { "%41", "%2541" }, { "\xff \n", "%FF%20%0A" }, { "a..b", "a..b" } };
+    for (size_t i = 0; i < COUNT(cases); i++) { key_to_name(cases[i].key, name); is(cases[i].key, cases[i].want, name); }
+    memset(key, 'a', NAME_LEN); key[NAME_LEN] = 0;
+    key_to_name(key, name);
+    is("255 letters", key, name);
+    key[0] = '/';
+    key_to_name(key, name);
+    is_n("hashed", 66, (long)strlen(name));
+    is_n("hashed", 0, strncmp(name, "%-", 2));
+}
+
+static void hello(void)
+{
+    struct stream a = { .sends = 1, .key = "k", .me = 1, .peer = 70000 }, b = { .key = "k", .me = 70000, .peer = 1 };
+    unsigned char m[HELLO], again[HELLO];
+    char why[WHY_MAX], text[41];
+    hello_encode(&a, m);
+    hex(m, 20, text);
+    is("HELLO", "504153484c4942310100000000000001" "00011170", text);
+    hello_encode(&a, again);
+    is_n("the nonce is fresh", 1, memcmp(m + 20, again + 20, 16) != 0);
+    is_n("mirrored", 1, hello_check(&b, m, why));
+    is_n("not mirrored", 0, hello_check(&a, m, why));
+    is("not mirrored", "it is node 1 and wants node 70000", why);
+    for (int i = 0; i < 20; i++) {
+        m[i] ^= 0x80;
+        is_n("one bit", 0, hello_check(&b, m, why));
+        m[i] ^= 0x80;
+    }
+    m[8] = 2;
+    is_n("role 2", 1, hello_check(&b, m, why));
+    m[8] = 0;
+    is_n("role 0", 0, hello_check(&b, m, why));
+}
+
+/* The frame reader, fed in pieces of every size, must see the same. */
+static void frames(void)
+{
+    unsigned char in[64], out[64];
+    size_t len = 0;
+    put32(in, 3); memcpy(in + 4, "abc", 3); put32(in + 7, 5); memcpy(in + 11, "defgh", 5); put32(in + 16, 0); put64(in + 20, 8); len = 28;
+    for (size_t piece = 1; piece <= len; piece++) {
+        int fd[2]; struct frames f = { .left = 0 }; size_t got = 0;
+        if (socketpair(AF_UNIX, SOCK_STREAM, 0, fd)) return;
+        set_nonblocking(fd[0]);
+        for (size_t at = 0; at < len && !f.ended; at += piece) {
+            (void)!write(fd[1], in + at, piece < len - at ? piece : len - at);
+            for (int i = 0; i < 40 && !f.ended; i++) { ssize_t n = frames_read(&f, fd[0], out + got, 2); if (n > 0) got += (size_t)n; }
+        }
+        out[got] = 0;
+        is("frames", "abcdefgh", (char *)out);
+        is_n("ended", 1, f.ended);
+        is_n("total", 8, (long)get64(f.head + 4));
+        close(fd[0]); close(fd[1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        int fd[2]; struct frames f = { .left = 0 };
+        if (socketpair(AF_UNIX, SOCK_STREAM, 0, fd)) return;
+        put32(in, i ? 0xffffffff : FRAME_MAX + 1);
+        (void)!write(fd[1], in, 4);
+        is_n("too large a frame", -1, frames_read(&f, fd[0], out, sizeof out));
+        is_n("too large a frame", EPROTO, errno);
+        close(fd[0]); close(fd[1]);
+    }
+}
+
+int main(void)
+{
+    stun(); addresses(); numbers(); hashes(); http(); json(); names(); hello(); frames();
+    printf("%d of %d\n", tests - wrong, tests);
+    return wrong != 0;
+}
+END
+    for cc in gcc clang cc; do
+        command -v $cc >/dev/null || { [ $cc = cc ] || skip "unit tests with $cc" "there is none"; continue; }
+        case $cc in cc) flags=-O2 ;; *) flags='-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all' ;; esac
+        # shellcheck disable=SC2086 # flags are words
+        if ! $cc $flags -I. -o "$tmp/unit" "$tmp/unit.c" >"$tmp/out" 2>&1; then
+            if [ $cc = cc ]; then fail "unit tests compile" "$(head -20 "$tmp/out")"
+            else skip "unit tests with $cc and sanitizers" "they do not compile: $(grep -m1 -i -e error -e 'not found' "$tmp/out")"; fi
+            continue
+        fi
+        run "$tmp/unit"
+        is "unit tests with $cc $flags: $(tail -1 "$tmp/out")" 0 $status
+        [ $status = 0 ] || cat "$tmp/out" "$tmp/err"
+    done
+}
+
+# ---- building ----
+
+t_build() {
+    W='-O2 -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wvla -Werror'
+    # shellcheck disable=SC2086 # flags are words
+    for cc in gcc clang; do
+        need "$cc -Wall ..." $cc || continue
+        run $cc $W -o "$tmp/x" pashlib.c
+        is "no warnings from $cc" "0 " "$status $(head -3 "$tmp/err")"
+        run $cc $W -std=c99 -pedantic -o "$tmp/x" pashlib.c
+        is "no warnings from $cc -std=c99 -pedantic" "0 " "$status $(head -3 "$tmp/err")"
+    done
+    if need 'tcc' tcc; then
+        run tcc -o "$tmp/x" pashlib.c
+        run "$tmp/x" --version
+        is 'tcc builds it' "0 pashlib $(sed -n 's/#define VERSION "\(.*\)"/\1/p' pashlib.c)" "$status $(cat "$tmp/out")"
+    fi
+    if need 'musl' musl-gcc; then
+        run musl-gcc -O2 -static -s -o "$tmp/x" pashlib.c
+        run "$tmp/x" --version
+        is 'musl-gcc -static builds it' 0 $status
+    fi
+    run cc -O2 -U__linux__ -o "$tmp/portable" pashlib.c
+    is 'the portable paths compile' '0 ' "$status $(head -3 "$tmp/err")"
+    is 'pashlib.c is short enough to be read' 1 "$(($(wc -l <pashlib.c) <= 2400))"
+    is 'no line is wider than 100' '' "$(awk 'length > 100 { print FNR }' pashlib.c)"
+    is 'top level is what was asked for' 'Makefile README pashlib.c test.sh' \
+        "$(find . -maxdepth 1 -type f ! -name '.*' ! -name pashlib | sed 's|./||' | sort | tr '\n' ' ' | sed 's/ $//')"
+    if need shellcheck shellcheck; then
+        run shellcheck test.sh .ci/run
+        is 'shellcheck has nothing to say' '0 ' "$status $(head -20 "$tmp/out")"
+    fi
+}
+
+# ---- command line and settings ----
+
+t_cli() {
+    while IFS='|' read -r args want; do
+        # shellcheck disable=SC2086 # words
+        run $P $args
+        is "exit 2: pashlib $args" 2 $status
+        has "says why: pashlib $args" "$tmp/err" "^pashlib: .*$want"
+        is "nothing on standard output: pashlib $args" '' "$(cat "$tmp/out")"
+        is "one line: pashlib $args" 1 "$(wc -l <"$tmp/err")"
+    done <<'END'
+|no stream is named
+send k 1 1|send k: ME and PEER are both 1
+send k 01 1|send k: ME and PEER are both 1
+send k 1|send takes KEY ME PEER
+send k 1 2 p q|send takes KEY ME PEER
+send k x 1|ME is "x": want a number, 0 to 2147483647
+send k 1 2147483648|PEER is "2147483648": want a number
+send k -1 1|ME is "-1"
+send*k*1*2|"send\*k\*1\*2" is no (send|recv)\*KEY\*ME\*PEER\*PATH
+send*k*1*2*|send k: PATH is empty
+send**1*2*p|KEY is "": want 1 to 255 bytes
+copy*k*1*2*p|"copy" is not send or recv
+copy|"copy" is no (send|recv)
+send*k*1*2*p send*k*01*3*q|KEY "k" and node 1 come twice
+send*k*1*2*p recv*k*1*2*q|KEY "k" and node 1 come twice
+send*k*1*2*- send*l*1*2*-|two streams share standard input
+recv*k*1*2*- recv*l*1*2*-|two streams share standard output
+addr x|addr stands alone
+--nonsense|"--nonsense" is no
+END
+    run $P "send*$(printf '%0256d' 0)*1*2*p"
+    is 'KEY of 256 bytes' 2 $status
+    run $P send 'a*b' 1 2 p
+    is 'KEY with a star' 2 $status
+    run $P "$(printf 'send*a\033[31m\302\233b\177c*1*1*p')"
+    has 'control characters are escaped' "$tmp/err" '^pashlib: send a\\x1b\[31m\\xc2\\x9bb\\x7fc: ME and'
+    run $P --help
+    is '--help' 0 $status
+    is '--help: 40 lines' 1 "$(($(wc -l <"$tmp/out") <= 40))"
+    is '--help: 80 columns' '' "$(awk 'length > 80' "$tmp/out")"
+    sed -n 's/^    ROW("\([A-Z0-9_]*\)".*/\1/p' pashlib.c >"$tmp/names"
+    while read -r name; do
+        has "--help has $name" "$tmp/out" "$name"
+        has "README has $name" README "^  $name  *"
+    done <"$tmp/names"
+    sed -n 's/^    ROW("\([A-Z0-9_]*\)", "\([^"]*\)".*/\1 \2/p' pashlib.c | while read -r name dflt; do
+        if ! grep -A1 "^  $name" README | grep -qF -e "$dflt"; then echo "$name $dflt"; fi
+    done >"$tmp/out"
+    is 'README has the defaults' '' "$(cat "$tmp/out")"
+    run $P --version
+    is '--version' '0 pashlib 1.0' "$status $(cat "$tmp/out")"
+    run env PASH_LOG=bad $P --version
+    is '--version reads no settings' 0 $status
+    run sh -c "$P --help >/dev/full"
+    is '--help to a full disk' 1 $status
+    run sh -c "$P addr >/dev/full"
+    is 'addr to a full disk' 1 $status
+    has 'addr to a full disk' "$tmp/err" 'standard output: No space left'
+    run sh -c "$P addr >&-"
+    is 'addr to nowhere' 1 $status
+    run sh -c "$P addr 2>&-"
+    is 'addr with standard error closed' '0 source=PASH_PUBLIC_IP' "$status $(grep source "$tmp/out")"
+    run sh -c "$P addr 2>/dev/full"
+    is 'addr with standard error full' '0 source=PASH_PUBLIC_IP' "$status $(grep source "$tmp/out")"
+    run env -u PASH_PUBLIC_IP $P addr
+    is 'addr' 0 $status
+    eval "$(cat "$tmp/out")"
+    # shellcheck disable=SC2154 # set by eval
+    is 'addr is fit for eval' "local $local_addr" "$source $external_addr"
+    run env PASH_PUBLIC_ADDR=203.0.113.7:40000 $P addr
+    is 'PASH_PUBLIC_ADDR' "local_addr=127.0.0.1:40000 external_addr=203.0.113.7:40000 source=PASH_PUBLIC_ADDR" "$(tr '\n' ' ' <"$tmp/out" | sed 's/ $//')"
+    run env 'PASH_PUBLIC_ADDR=[2001:db8::7]:40000' $P addr
+    has 'PASH_PUBLIC_ADDR, IPv6' "$tmp/out" '^external_addr=\[2001:db8::7\]:40000$'
+    run env PASH_PUBLIC_IP=2001:db8::7 $P addr
+    has 'PASH_PUBLIC_IP, IPv6' "$tmp/out" '^external_addr=\[2001:db8::7\]:[1-9]'
+    run env PASH_LOG=error $P addr
+    is 'PASH_LOG=error is quiet' '0 ' "$status $(cat "$tmp/err")"
+    run env PASH_LOG=debug $P addr
+    has 'PASH_LOG=debug shows calls' "$tmp/err" 'connect('
+}
+
+t_settings() {
+    while IFS='|' read -r name value want; do
+        run env "$name=$value" $P addr
+        is "$name=$value: exit 2" "2 " "$status $(cat "$tmp/out")"
+        has "$name=$value: says so" "$tmp/err" "^pashlib: $name is \"$(printf %s "$value" | sed 's/[][*.]/\\&/g')\": $want"
+    done <<'END'
+PASH_STUN_TIMEOUT_MS|8s|want milliseconds, 0 to 86400000
+PASH_STUN_TIMEOUT_MS|-1|want milliseconds
+PASH_STUN_TIMEOUT_MS|86400001|want milliseconds
+PASH_PEER_TIMEOUT_MS| 1|want milliseconds
+PASH_CONNECT_TIMEOUT_MS|1.5|want milliseconds
+PASH_PUBLIC_ADDR|203.0.113.7|want IP:PORT
+PASH_PUBLIC_ADDR|203.0.113.7:70000|want IP:PORT
+PASH_PUBLIC_ADDR|203.0.113.7:0|want IP:PORT
+PASH_PUBLIC_ADDR|host:80|want IP:PORT
+PASH_PUBLIC_ADDR|0.0.0.0:80|want IP:PORT
+PASH_PUBLIC_ADDR|2001:db8::7:80|want IP:PORT
+PASH_PUBLIC_IP|0.0.0.0|want the IP
+PASH_PUBLIC_IP|224.0.0.1|want the IP
+PASH_PUBLIC_IP|203.0.113|want the IP
+PASH_PUBLIC_IP|203.0.113.7:80|want the IP
+PASH_STUN_SERVER|a b|"a b" is no host name
+PASH_STUN_SERVER|a,|want \[udp:\]HOST
+PASH_STUN_SERVER|,a|want \[udp:\]HOST
+PASH_STUN_SERVER|a:0|"a:0" is no HOST
+PASH_STUN_SERVER|a:99999|"a:99999" is no HOST
+PASH_STUN_SERVER|300.1.1.1|"300.1.1.1" is no host name
+PASH_STUN_SERVER|0.0.0.0:3478|0.0.0.0 is not the address of one host
+PASH_STUN_SERVER|tcp:a|tcp: servers are not supported yet
+PASH_STUN_SERVER|a,b,c,d,e,f,g,h,i|want at most 8 servers
+PASH_RENDEZVOUS|/tmp/x|want dir:PATH or dynamodb:TABLE
+PASH_RENDEZVOUS|dir:|want a PATH
+PASH_RENDEZVOUS|dynamodb:|want a TABLE
+PASH_LOG|loud|want error, info or debug
+AWS_EC2_METADATA_SERVICE_ENDPOINT|https://169.254.169.254|want http://HOST
+AWS_EC2_METADATA_SERVICE_ENDPOINT|169.254.169.254|want http://HOST
+AWS_EC2_METADATA_SERVICE_ENDPOINT|http://|"" is no HOST
+AWS_EC2_METADATA_SERVICE_ENDPOINT|http://a:b/|"a:b" is no HOST
+AWS_EC2_METADATA_SERVICE_ENDPOINT|http://u@h/|"u@h" is no host name
+END
+    run env PASH_LOG=loud PASH_STUN_TIMEOUT_MS=x $P addr
+    is 'all wrong settings are named' 2 "$(grep -c ' is "' "$tmp/err")"
+    run env PASH_LOG=loud $P send k 1 1
+    is 'a wrong setting is wrong for send too' 2 $status
+    run env PASH_PUBLIC_ADDR= PASH_PUBLIC_IP= PASH_STUN_SERVER= PASH_LOG= PASH_RENDEZVOUS= PASH_STUN_TIMEOUT_MS= $P addr
+    is 'empty is as good as none' '0 source=local' "$status $(grep source "$tmp/out")"
+    for v in 1 true yes x; do
+        run env PASH_NO_HOLEPUNCH=$v $P addr
+        has "PASH_NO_HOLEPUNCH=$v" "$tmp/err" 'STUN discovery failed: skipped (PASH_NO_HOLEPUNCH)'
+    done
+    for v in 0 false ''; do
+        run env PASH_NO_HOLEPUNCH=$v PASH_STUN_TIMEOUT_MS=0 $P addr
+        has "PASH_NO_HOLEPUNCH=$v" "$tmp/err" 'STUN discovery failed: skipped (PASH_STUN_TIMEOUT_MS=0)'
+    done
+    for v in AWS_REGION AWS_DEFAULT_REGION; do
+        run env -u PASH_RENDEZVOUS $v=us-east-1 $P send k 1 2
+        is "$v: the rendezvous is DynamoDB" 2 $status
+        has "$v: which is not there yet" "$tmp/err" 'rendezvous dynamodb:rdv is not supported yet'
+    done
+    run env -u PASH_RENDEZVOUS PASH_PEER_TIMEOUT_MS=300 $P send k 1 2
+    has 'the default rendezvous' "$tmp/err" "node 2 did not register at dir:$tmp/pashlib-$(id -u) within 0.3 s"
+}
+
+# ---- discovery ----
+
+stun_port() { awk -v m="$1" '$1 == m { print $2 }' "$tmp/stun"; }
+imds_port() { awk -v m="$1" '$1 == m { print $2 }' "$tmp/imds"; }
+addr() {                                            # SETTING...: pashlib addr with STUN
+    run env -u PASH_NO_HOLEPUNCH -u PASH_PUBLIC_IP "$@" $P addr
+}
+
+t_stun() {
+    if need 'coturn' turnserver; then
+        bg coturn turnserver -n --stun-only --no-cli --no-tls --no-dtls -L 127.0.0.1 -L ::1 -p 3478 \
+            --no-stdout-log --log-file=/dev/null --pidfile "$tmp/turn"
+        asked() { addr PASH_STUN_SERVER=127.0.0.1; grep -q source=stun "$tmp/out"; }
+        until_true asked
+        is 'coturn' '0 127.0.0.1' "$status $(sed -n 's/^external_addr=\(.*\):.*/\1/p' "$tmp/out")"
+        is 'coturn sees the port that TCP has' "$(sed -n 's/^local_addr=//p' "$tmp/out")" "$(sed -n 's/^external_addr=//p' "$tmp/out")"
+        has 'STUN discovery succeeded' "$tmp/err" '^pashlib: STUN discovery succeeded - local_addr: 127.0.0.1:[0-9]* external_addr: 127.0.0.1:[0-9]*$'
+        addr 'PASH_STUN_SERVER=udp:[::1]:3478'
+        has 'coturn over IPv6' "$tmp/out" '^external_addr=\[::1\]:[0-9]*$'
+        addr PASH_STUN_SERVER=localhost
+        has 'a name, its port 3478' "$tmp/out" '^source=stun$'
+        addr PASH_STUN_SERVER=127.0.0.1,udp:localhost:3478
+        has 'two servers agree' "$tmp/out" '^mapping=endpoint-independent$'
+        addr PASH_PUBLIC_ADDR=203.0.113.7:41000 PASH_STUN_SERVER=127.0.0.1
+        is 'PASH_PUBLIC_ADDR gives the first port, STUN the address' 'local_addr=127.0.0.1:41000 external_addr=127.0.0.1:41000 source=stun ' "$(tr '\n' ' ' <"$tmp/out")"
+        stop coturn
+    fi
+    python 'STUN servers that lie' || return
+    bg stun python3 "$tmp/stun.py" "$tmp/stun"
+    until_true test -f "$tmp/stun"
+    while read -r mode want; do
+        addr PASH_STUN_TIMEOUT_MS=2500 "PASH_STUN_SERVER=127.0.0.1:$(stun_port "$mode")"
+        is "STUN, $mode: exit 0" 0 $status
+        has "STUN, $mode" "$tmp/out" "^external_addr=$want\$"
+    done <<'END'
+good 198.51.100.7:4242
+mapped 198.51.100.7:4242
+ipv6 \[2001:db8::9\]:4242
+forged 198.51.100.7:4242
+late 198.51.100.7:4242
+lose1 198.51.100.7:4242
+lose2 198.51.100.7:4242
+END
+    for mode in wrongid wrongcookie badlen cutattr unspec port0 multicast errid silent othersock noaddr; do
+        addr PASH_STUN_TIMEOUT_MS=150 "PASH_STUN_SERVER=127.0.0.1:$(stun_port $mode)"
+        has "STUN, $mode: the wait goes on" "$tmp/err" "^pashlib: STUN discovery failed: 127.0.0.1:$(stun_port $mode): no answer within 150 ms\$"
+        has "STUN, $mode: local" "$tmp/out" '^source=local$'
+    done
+    addr PASH_STUN_SERVER="127.0.0.1:$(stun_port error)"
+    has 'STUN error: its code and reason, escaped' "$tmp/err" '^pashlib: STUN discovery failed: 127.0.0.1:[0-9]*: error 420 Un\\x1b\[31mknown$'
+    addr PASH_STUN_SERVER=127.0.0.1:9
+    has 'nobody listens' "$tmp/err" '^pashlib: STUN discovery failed: 127.0.0.1:9: Connection refused$'
+    addr PASH_STUN_SERVER="127.0.0.1:9,127.0.0.1:$(stun_port good)"
+    has 'one of two servers is dead' "$tmp/out" '^external_addr=198.51.100.7:4242$'
+    is 'one of two servers is dead: no mapping' 0 "$(grep -c mapping "$tmp/out")"
+    addr PASH_STUN_SERVER="127.0.0.1:9,127.0.0.1:$(stun_port error)"
+    has 'each server has its reason' "$tmp/err" 'failed: 127.0.0.1:9: Connection refused; 127.0.0.1:[0-9]*: error 420'
+    addr PASH_STUN_SERVER="127.0.0.1:$(stun_port other),127.0.0.1:$(stun_port good)"
+    has 'servers that differ' "$tmp/out" '^mapping=endpoint-dependent$'
+    addr PASH_STUN_SERVER="127.0.0.1:$(stun_port good),127.0.0.1:$(stun_port silent)"
+    is 'no second answer, no mapping' '0 0' "$status $(grep -c mapping "$tmp/out")"
+    addr PASH_STUN_SERVER=no.such.name.invalid
+    has 'a name that is none' "$tmp/err" '^pashlib: STUN discovery failed: no.such.name.invalid:3478: name look-up of no.such.name.invalid: '
+    # RFC 8489's schedule: 0, 500, 1500, 3500 ms; one transaction id; 20 bytes
+    before=$(grep -c '^silent' "$tmp/stun.log")
+    addr PASH_STUN_TIMEOUT_MS=4200 PASH_STUN_SERVER="127.0.0.1:$(stun_port silent)"
+    grep '^silent' "$tmp/stun.log" | tail -n +$((before + 1)) >"$tmp/sent"
+    is 'four transmissions in 4.2 s' 4 "$(wc -l <"$tmp/sent")"
+    is 'the same request each time' 1 "$(awk '{ print $3 }' "$tmp/sent" | sort -u | wc -l)"
+    is 'a Binding request of 20 bytes' 1 "$(grep -c -E ' 000100002112a442[0-9a-f]{24} ' "$tmp/sent" | sed 's/4/1/')"
+    is 'at 0, 500, 1500, 3500 ms' 'yes' "$(awk 'NR == 1 { t = $2 } { d = ($2 - t) * 1000; want = NR == 1 ? 0 : NR == 2 ? 500 : NR == 3 ? 1500 : 3500
+        if (d < want - 20 || d > want + 400) bad = 1 } END { print bad ? "no" : "yes" }' "$tmp/sent")"
+    # a stream's answer goes to its own port, all streams at once
+    rm -rf "$tmp/rdv"
+    bg R env -u PASH_NO_HOLEPUNCH PASH_PEER_TIMEOUT_MS=400 PASH_STUN_SERVER="127.0.0.1:$(stun_port good)" \
+        $P "recv*a*1*0*$tmp/o1" "recv*b*1*0*$tmp/o2"
+    until_true test -f "$tmp/rdv/b/N_1"
+    is 'registered as deployments have it' '{"local_addr":"127.0.0.1:P","external_addr":"198.51.100.7:4242"}' "$(sed 's/\(127.0.0.1:\)[0-9]*/\1P/' "$tmp/rdv/b/N_1")"
+    ended R
+    is 'nobody came' 1 "$status"
+    has 'a set of phrases for each stream' "$tmp/R.err" '^pashlib: recv a: STUN discovery succeeded'
+    has 'a set of phrases for each stream' "$tmp/R.err" '^pashlib: recv b: STUN discovery succeeded'
+    # a name server that never answers
+    if [ -n "${PASHLIB_NS-}" ]; then
+        echo 'nameserver 127.0.0.1' >"$tmp/resolv.conf"
+        if mount --bind "$tmp/resolv.conf" /etc/resolv.conf 2>/dev/null; then
+            bg dns python3 -c 'import socket, time; s = socket.socket(2, 2); s.bind(("127.0.0.1", 53)); time.sleep(60)'
+            sleep 0.3
+            addr PASH_STUN_TIMEOUT_MS=1200 PASH_STUN_SERVER=stun.example.net
+            is 'a name server that hangs: exit 0' 0 $status
+            has 'a name server that hangs' "$tmp/err" 'failed: stun.example.net:3478: no answer from the resolver within 1200 ms'
+            has 'it says what it waits for' "$tmp/err" 'waiting for STUN'
+            addr PASH_STUN_SERVER="stun.example.net,127.0.0.1:$(stun_port good)"
+            has 'one server has no name' "$tmp/out" '^source=stun$'
+            stop dns
+            umount /etc/resolv.conf
+        else
+            skip 'a name server that hangs' 'mount --bind does not work here'
+        fi
+    else
+        skip 'a name server that hangs' 'no namespace could be made'
+    fi
+}
+
+t_imds() {
+    python 'IMDS' || return
+    bg imds python3 "$tmp/imds.py" "$tmp/imds"
+    [ -f "$tmp/stun" ] || bg stun python3 "$tmp/stun.py" "$tmp/stun"
+    until_true test -f "$tmp/imds" -a -f "$tmp/stun"
+    meta() {                                        # MODE SETTING...
+        meta_mode=$1
+        shift
+        addr -u AWS_EC2_METADATA_DISABLED AWS_EC2_METADATA_SERVICE_ENDPOINT="http://127.0.0.1:$(imds_port "$meta_mode")" PASH_STUN_SERVER=127.0.0.1:9 "$@"
+    }
+    for mode in v2 v1 v1-404 v1-500 hang newline nolen slow; do
+        meta $mode
+        has "IMDS, $mode: the address" "$tmp/out" '^external_addr=198.51.100.9:[0-9]*$'
+        has "IMDS, $mode: source" "$tmp/out" '^source=imds$'
+        has "IMDS, $mode: phrase" "$tmp/err" '^pashlib: AWS metadata service returned public IP: 198.51.100.9$'
+    done
+    is 'the phrases, in order' 'STUN discovery failed: 127.0.0.1:9: Connection refused|Using fallback address resolution...|AWS metadata service returned public IP: 198.51.100.9|Fallback succeeded - local_addr: L external_addr: 198.51.100.9:P|' \
+        "$(sed 's/^pashlib: //; s/local_addr: [0-9.:]*/local_addr: L/; s/100.9:[0-9]*/100.9:P/' "$tmp/err" | tr '\n' '|')"
+    while IFS='|' read -r mode want; do
+        meta "$mode"
+        has "IMDS, $mode: reason" "$tmp/err" "^pashlib: AWS metadata query failed: .*$want"
+        has "IMDS, $mode: and on" "$tmp/out" '^source=local$'
+    done <<'END'
+nopub|this instance has no public IPv4 address
+garbage|"hello" is no public IPv4 address
+cut|the body is cut: 11 of 12 bytes
+cuthead|the answer is cut in its head
+badlen|Content-Length is "1x"
+toolong|the answer is too long
+slower|in time\|no answer within 2 s
+quiet|in time\|no answer within 2 s
+redirect|GET public-ipv4: status 302
+badtoken|its token is not ASCII
+ipv6|"2001:db8::9" is no public IPv4 address
+unspec|"0.0.0.0" is no public IPv4 address
+closed|cut in its head\|reset
+put400|PUT /latest/api/token: status 400
+END
+    meta v1 AWS_EC2_METADATA_V1_DISABLED=TRUE
+    has 'IMDSv1 disabled' "$tmp/err" 'query failed: no token (status 403), and AWS_EC2_METADATA_V1_DISABLED is true'
+    meta v2 AWS_EC2_METADATA_V1_DISABLED=true
+    has 'IMDSv1 disabled, v2 there' "$tmp/out" '^source=imds$'
+    meta v2 AWS_EC2_METADATA_DISABLED=True
+    has 'IMDS disabled' "$tmp/err" 'query failed: AWS_EC2_METADATA_DISABLED is true'
+    meta v2 AWS_EC2_METADATA_DISABLED=1
+    has 'IMDS: 1 is not true' "$tmp/out" '^source=imds$'
+    addr -u AWS_EC2_METADATA_DISABLED AWS_EC2_METADATA_SERVICE_ENDPOINT="http://127.0.0.1:9/" PASH_STUN_SERVER=127.0.0.1:9
+    has 'nobody there' "$tmp/err" 'AWS metadata query failed: 127.0.0.1:9: Connection refused'
+    before=$(grep -c '^v2' "$tmp/imds.log")
+    meta v2 PASH_PUBLIC_IP=203.0.113.5
+    is 'PASH_PUBLIC_IP comes before IMDS, which is not asked' "0 source=PASH_PUBLIC_IP $before" "$status $(grep source "$tmp/out") $(grep -c '^v2' "$tmp/imds.log")"
+    meta v2 PASH_PUBLIC_IP=203.0.113.5 PASH_PUBLIC_ADDR=203.0.113.6:42000
+    has 'PASH_PUBLIC_ADDR comes before PASH_PUBLIC_IP' "$tmp/out" '^external_addr=203.0.113.6:42000$'
+    hasnt 'nothing is said of what was not asked' "$tmp/err" 'AWS metadata'
+    meta v2 PASH_STUN_SERVER="127.0.0.1:$(stun_port lose1)" PASH_STUN_TIMEOUT_MS=1400
+    has 'one lost packet does not decide' "$tmp/out" '^source=stun$'
+    meta v2 PASH_STUN_SERVER="127.0.0.1:$(stun_port silent)"
+    has 'after the head start' "$tmp/err" 'STUN discovery failed: 127.0.0.1:[0-9]*: no answer within 750 ms'
+    has 'after the head start IMDS is taken' "$tmp/out" '^source=imds$'
+    meta nopub PASH_STUN_SERVER="127.0.0.1:$(stun_port silent)" PASH_STUN_TIMEOUT_MS=1500
+    has 'the local address waits until STUN has given up' "$tmp/err" 'failed: 127.0.0.1:[0-9]*: no answer within 1500 ms'
+    addr -u AWS_EC2_METADATA_DISABLED AWS_EC2_METADATA_SERVICE_ENDPOINT="http://127.0.0.1:$(imds_port v2)" PASH_STUN_TIMEOUT_MS=0
+    has 'STUN skipped, IMDS asked' "$tmp/out" '^source=imds$'
+    run env -u PASH_PUBLIC_IP -u AWS_EC2_METADATA_DISABLED AWS_EC2_METADATA_SERVICE_ENDPOINT="http://127.0.0.1:$(imds_port v2)" $P addr
+    is 'PASH_NO_HOLEPUNCH: IMDS not asked' 'source=local 0' "$(grep source "$tmp/out") $(grep -c metadata "$tmp/err")"
+    before=$(grep -c '^v2.*GET' "$tmp/imds.log")
+    run env -u PASH_NO_HOLEPUNCH -u PASH_PUBLIC_IP -u AWS_EC2_METADATA_DISABLED PASH_PEER_TIMEOUT_MS=100 PASH_STUN_TIMEOUT_MS=0 \
+        AWS_EC2_METADATA_SERVICE_ENDPOINT="http://127.0.0.1:$(imds_port v2)" $P "recv*a*1*0*$tmp/x" "recv*b*1*0*$tmp/x" "recv*c*1*0*$tmp/x"
+    is 'IMDS is asked once a process' 1 $(($(grep -c '^v2.*GET' "$tmp/imds.log") - before))
+    is 'and its line comes once' '1 3' "$(grep -c 'AWS metadata' "$tmp/err") $(grep -c 'Fallback succeeded' "$tmp/err")"
+}
+
+t_ports() {
+    bg R env PASH_PUBLIC_ADDR=127.0.0.1:43000 PASH_PEER_TIMEOUT_MS=3000 $P "recv*a*1*0*$tmp/x" "recv*b*1*0*$tmp/y"
+    until_true test -f "$tmp/rdv/a/N_1" -a -f "$tmp/rdv/b/N_1"
+    is 'each stream takes the next port' '127.0.0.1:43000 127.0.0.1:43001' "$(for k in a b; do sed 's/.*external_addr":"\(.*\)".*/\1/' "$tmp/rdv/$k/N_1"; echo; done | sort | tr '\n' ' ' | sed 's/ $//')"
+    run env PASH_PUBLIC_ADDR=127.0.0.1:43000 $P addr
+    has 'a second process does not get them' "$tmp/out" '^local_addr=127.0.0.1:43002$'
+    kill "$(pid R)"
+    ended R
+    run env PASH_PUBLIC_ADDR=127.0.0.1:43000 $P addr
+    has 'free again' "$tmp/out" '^local_addr=127.0.0.1:43000$'
+    if python 'a port taken for UDP'; then
+        bg udp python3 -c 'import socket, time; s = socket.socket(2, 2); s.bind(("0.0.0.0", 43000)); print("up", flush=True); time.sleep(30)'
+        until_true grep -q up "$tmp/udp.out"
+        run env PASH_PUBLIC_ADDR=127.0.0.1:43000 $P addr
+        has 'a port taken for UDP is passed over' "$tmp/out" '^local_addr=127.0.0.1:43001$'
+        stop udp
+        bg tcp python3 -c 'import socket, time; s = socket.socket(2, 1); s.bind(("127.0.0.1", 65535)); s.listen(); print("up", flush=True); time.sleep(30)'
+        until_true grep -q up "$tmp/tcp.out"
+        run env PASH_PUBLIC_ADDR=127.0.0.1:65535 $P addr
+        is 'no port is free' 1 $status
+        has 'no port is free' "$tmp/err" '^pashlib: no port is free$'
+        stop tcp
+    fi
+}
+
+# ---- rendezvous ----
+
+t_rendezvous() {
+    rm -rf "$tmp/rdv"
+    bg R $P recv 'a/b' 1 0 "$tmp/x"
+    until_true test -f "$tmp/rdv/a%2Fb/N_1"
+    is 'PATH is ours alone' 700 "$(stat -c %a "$tmp/rdv")"
+    is 'so is the directory of the key' 700 "$(stat -c %a "$tmp/rdv/a%2Fb")"
+    has 'who waits says for what' "$tmp/R.err" "^pashlib: recv a/b: waiting for node 0 at dir:$tmp/rdv\$"
+    is 'a registration ends with its bracket' '}' "$(tail -c 1 "$tmp/rdv/a%2Fb/N_1")"
+    kill "$(pid R)"
+    ended R
+    is 'ended by the signal' 143 "$status"
+    left_nothing 'SIGTERM'
+    key=$(printf 'k%0254d' 0 | tr 0 '/')
+    bg R $P recv "$key" 01 0 "$tmp/x"
+    until_true test -f "$tmp/rdv/%-$(printf %s "$key" | sha256sum | cut -c1-64)/N_1"
+    is 'a long key is hashed' 0 $?
+    kill "$(pid R)"
+    ended R
+    refused() {                                     # NAME WANT
+        run $P recv k 1 0 "$tmp/x"
+        is "$1" 1 $status
+        has "$1" "$tmp/err" "$2"
+    }
+    rm -rf "$tmp/rdv" "$tmp/other"
+    mkdir -m 700 "$tmp/other"
+    ln -s "$tmp/other" "$tmp/rdv"
+    refused 'PATH is a link' "rendezvous dir:$tmp/rdv: $tmp/rdv is not a directory"
+    PASH_RENDEZVOUS=dir:$tmp/rdv///
+    refused 'PATH is a link, with slashes' "rendezvous dir:.*: $tmp/rdv is not a directory"
+    PASH_RENDEZVOUS=dir:$tmp/rdv
+    rm "$tmp/rdv"
+    mkdir -m 720 "$tmp/rdv"
+    refused 'PATH can be written by others' 'can be written by others'
+    chmod 700 "$tmp/rdv"
+    ln -s "$tmp/other" "$tmp/rdv/k"
+    refused 'the directory of the key is a link' "$tmp/rdv/k is not a directory"
+    rm "$tmp/rdv/k"
+    mkdir -m 702 "$tmp/rdv/k"
+    refused 'the directory of the key can be written by others' 'can be written by others'
+    rmdir "$tmp/rdv/k"
+    if [ "$(id -u)" = 0 ] && chown 12345 "$tmp/rdv" 2>/dev/null; then
+        refused 'PATH belongs to another' 'belongs to another user'
+        chown 0 "$tmp/rdv"
+    else
+        skip 'PATH belongs to another' 'only root can give a directory away'
+    fi
+    rm -rf "$tmp/rdv"
+    echo >"$tmp/rdv"
+    refused 'PATH is a file' 'is not a directory'
+    rm "$tmp/rdv"
+    PASH_RENDEZVOUS=dir:$tmp/no/such/place
+    refused 'PATH cannot be made' "mkdir $tmp/no/such/place: No such file or directory"
+    PASH_RENDEZVOUS=dir:$tmp/rdv
+    # what stands in a registration's place and is none counts as absent
+    mkdir -m 700 "$tmp/rdv" "$tmp/rdv/k"
+    for kind in fifo link big garbage directory; do
+        case $kind in
+        fifo) mkfifo "$tmp/rdv/k/N_0" ;;
+        link) echo '{"local_addr":"127.0.0.1:9"}' >"$tmp/reg" && ln -s "$tmp/reg" "$tmp/rdv/k/N_0" ;;
+        big) printf '{"local_addr":"127.0.0.1:9","x":"%05000d"}' 0 >"$tmp/rdv/k/N_0" ;;
+        garbage) head -c 300 /dev/urandom >"$tmp/rdv/k/N_0" ;;
+        directory) mkdir "$tmp/rdv/k/N_0" ;;
+        esac
+        run env PASH_PEER_TIMEOUT_MS=300 $P recv k 1 0 "$tmp/x"
+        is "a registration that is a $kind" 1 $status
+        has "a registration that is a $kind counts as absent" "$tmp/err" "node 0 did not register at dir:$tmp/rdv within 0.3 s"
+        rm -rf "$tmp/rdv/k/N_0"
+    done
+    # a registration that somebody wrote over mine stays
+    bg R $P recv k 1 0 "$tmp/x"
+    until_true test -f "$tmp/rdv/k/N_1"
+    echo '{"local_addr":"127.0.0.1:1"}' >"$tmp/rdv/k/N_1"
+    kill "$(pid R)"
+    ended R
+    is 'only my own registration is withdrawn' '{"local_addr":"127.0.0.1:1"}' "$(cat "$tmp/rdv/k/N_1")"
+    rm -rf "$tmp/rdv"
+    # two ends that begin and end at once make and remove the directory of the key against each other
+    bad=0
+    for i in 1 2 3 4 5 6 7 8 9 10; do
+        bg S env PASH_PEER_TIMEOUT_MS=$((i * 7)) $P send race 0 1 "$tmp/no-such-file"
+        run env PASH_PEER_TIMEOUT_MS=70 $P recv race 2 1 "$tmp/x"
+        grep -q 'did not register' "$tmp/err" || bad=$((bad + 1))
+        ended S
+        grep -q 'did not register' "$tmp/S.err" || bad=$((bad + 1))
+    done
+    is 'a directory that comes and goes' 0 $bad
+    left_nothing 'a directory that comes and goes'
+}
+
+# ---- connecting ----
+
+t_connect() {
+    rm -rf "$tmp/rdv"
+    echo hello >"$tmp/in"
+    # no peer, no connection
+    run env PASH_PEER_TIMEOUT_MS=500 $P send k 0 1 "$tmp/in"
+    is 'the peer does not come' 1 $status
+    has 'the peer does not come' "$tmp/err" "^pashlib: send k: node 1 did not register at dir:$tmp/rdv within 0.5 s\$"
+    left_nothing 'the peer does not come'
+    bg S env PASH_CONNECT_TIMEOUT_MS=700 PASH_PEER_TIMEOUT_MS=5000 $P send k 0 1 "$tmp/in"
+    until_true test -f "$tmp/rdv/k/N_0"
+    echo '{"local_addr":"127.0.0.1:9","external_addr":"127.0.0.2:9"}' >"$tmp/rdv/k/N_1"
+    ended S
+    is 'nobody listens there' 1 "$status"
+    has 'a failure names both ends and what was tried' "$tmp/S.err" '^pashlib: send k: no connection to node 1 (external 127.0.0.2:9, local 127.0.0.1:9) from 127.0.0.1:[0-9]* within 0.[78] s: [0-9]* refused$'
+    is 'at most 20 attempts at an address in a tenth of a second' 1 "$(($(sed -n 's/.* s: \([0-9]*\) refused/\1/p' "$tmp/S.err") <= 2 * 20 * 9))"
+    is 'but many' 1 "$(($(sed -n 's/.* s: \([0-9]*\) refused/\1/p' "$tmp/S.err") >= 2 * 20 * 4))"
+    has 'connecting from A to B' "$tmp/S.err" '^pashlib: send k: connecting from 127.0.0.1:[0-9]* to 127.0.0.2:9$'
+    rm -rf "$tmp/rdv"
+    # a leftover: the limit is PASH_PEER_TIMEOUT_MS; gone: 5 s more, but not less than PASH_CONNECT_TIMEOUT_MS in all
+    mkdir -m 700 "$tmp/rdv" "$tmp/rdv/k"
+    echo '{"local_addr":"127.0.0.1:9"}' >"$tmp/rdv/k/N_1"
+    run env PASH_CONNECT_TIMEOUT_MS=200 PASH_PEER_TIMEOUT_MS=1500 $P send k 0 1 "$tmp/in"
+    has 'a leftover is tried for PASH_PEER_TIMEOUT_MS' "$tmp/err" '(external none, local 127.0.0.1:9) from .* within 1.[56] s: '
+    bg S env PASH_CONNECT_TIMEOUT_MS=200 $P send k 0 1 "$tmp/in"
+    until_true grep -q connecting "$tmp/S.err"
+    rm "$tmp/rdv/k/N_1"
+    ended S
+    has 'a leftover that goes: 5 s more' "$tmp/S.err" 'within 5.* s: '
+    mkdir -m 700 "$tmp/rdv/k"
+    echo '{"local_addr":"127.0.0.1:9"}' >"$tmp/rdv/k/N_1"
+    bg S env PASH_CONNECT_TIMEOUT_MS=2000 $P send k 0 1 "$tmp/in"
+    until_true grep -q connecting "$tmp/S.err"
+    rm -f "$tmp/out1"
+    bg R $P recv k 1 0 "$tmp/out1"
+    both 'a leftover that is replaced' '0 0'
+    is 'a leftover that is replaced: the data' hello "$(cat "$tmp/out1")"
+    left_nothing 'a leftover that is replaced'
+    # what is no address of the peer's
+    mkdir -m 700 "$tmp/rdv/k"
+    echo '{"local_addr":"0.0.0.0:9","external_addr":"239.1.1.1:9"}' >"$tmp/rdv/k/N_1"
+    run env PASH_PEER_TIMEOUT_MS=300 $P send k 0 1 "$tmp/in"
+    has 'no usable address counts as absent' "$tmp/err" 'node 1 did not register'
+    rm -rf "$tmp/rdv"
+    # strangers
+    if python 'strangers'; then
+        bg R env PASH_PUBLIC_ADDR=127.0.0.1:44000 $P recv k 1 0 "$tmp/out1"
+        until_true test -f "$tmp/rdv/k/N_1"
+        port=$(sed 's/.*:\([0-9]*\)"}/\1/' "$tmp/rdv/k/N_1")
+        bg strangers python3 "$tmp/strangers.py" "$port" 40 40
+        until_true grep -q held "$tmp/strangers.out"
+        bg S $P send k 0 1 "$tmp/in"
+        both '80 strangers hold connections: the peer gets through' '0 0'
+        is 'strangers: the data' hello "$(cat "$tmp/out1")"
+        stop strangers
+    fi
+    # the wrong key: two that meet by mistake
+    bg S env PASH_CONNECT_TIMEOUT_MS=1500 $P send k1 0 1 "$tmp/in"
+    bg R env PASH_CONNECT_TIMEOUT_MS=1500 $P recv k2 1 0 "$tmp/out2"
+    until_true test -f "$tmp/rdv/k1/N_0" -a -f "$tmp/rdv/k2/N_1"
+    cp "$tmp/rdv/k1/N_0" "$tmp/rdv/k2/N_0"
+    cp "$tmp/rdv/k2/N_1" "$tmp/rdv/k1/N_1"
+    both 'the wrong key' '1 1'
+    has 'the wrong key is told' "$tmp/S.err" 'without handshake: it does not know the key'
+    is 'the wrong key: nothing is written' 'no' "$([ -e "$tmp/out2" ] && echo yes || echo no)"
+    rm -rf "$tmp/rdv"
+    # both ends send, both receive
+    bg S "$P" send k 0 1 "$tmp/in"
+    bg R $P send k 1 0 "$tmp/in"
+    both 'both ends send' '1 1'
+    has 'both ends send: told' "$tmp/S.err" '^pashlib: send k: both ends send$'
+    has 'both ends send: told at the other end' "$tmp/R.err" '^pashlib: send k: both ends send$'
+    bg S $P recv k 0 1 "$tmp/x"
+    bg R $P recv k 1 0 "$tmp/y"
+    both 'both ends receive' '1 1'
+    has 'both ends receive: told' "$tmp/R.err" '^pashlib: recv k: both ends receive$'
+    left_nothing 'both ends receive'
+    if ! python 'a peer written from README'; then return; fi
+    # the handshake, against another implementation
+    for mode in badmagic badrole badzero badnode badproof; do
+        bg S env PASH_CONNECT_TIMEOUT_MS=600 PASH_PEER_TIMEOUT_MS=3000 $P send k 0 1 "$tmp/in"
+        until_true test -f "$tmp/rdv/k/N_0"
+        bg peer python3 "$tmp/peer.py" "$tmp/rdv" k 1 0 $mode
+        ended S
+        is "$mode: exit 1" 1 "$status"
+        case $mode in
+        badmagic) want='it does not speak this protocol' ;;
+        badnode) want='it is node 8 and wants node 0' ;;
+        badproof) want='it does not know the key' ;;
+        *) want='its HELLO is malformed' ;;
+        esac
+        has "$mode: told" "$tmp/S.err" "without handshake: $want"
+        stop peer
+        rm -rf "$tmp/rdv"
+    done
+    bg S "$P" send k 0 1 "$tmp/in"
+    bg R python3 "$tmp/peer.py" "$tmp/rdv" k 1 0 recv
+    both 'a receiver written from README' '0 0'
+    is 'a receiver written from README: the data' "$(sha256sum <"$tmp/in" | cut -d' ' -f1) 6" "$(cat "$tmp/R.out")"
+    rm -rf "$tmp/rdv"
+    for order in '0 1' '1 0'; do
+        for mode in send send-trickle send-max; do
+            # shellcheck disable=SC2086 # two words
+            bg S python3 "$tmp/peer.py" "$tmp/rdv" k $order $mode
+            # shellcheck disable=SC2046 # two words
+            bg R $P recv k $(echo "$order" | awk '{ print $2, $1 }') "$tmp/out1"
+            both "$mode written from README, nodes $order" '0 0'
+            is "$mode: answered" "$(wc -c <"$tmp/out1")" "$(cat "$tmp/S.out")"
+            rm -rf "$tmp/rdv"
+        done
+        is 'a frame of 1 MiB' "$(head -c 1048576 /dev/zero | tr '\0' z | sha256sum)" "$(sha256sum <"$tmp/out1")"
+    done
+    for mode in send-big send-total send-cutframe send-noend send-cutend; do
+        bg S python3 "$tmp/peer.py" "$tmp/rdv" k 0 1 $mode
+        bg R $P recv k 1 0 "$tmp/out1"
+        ended R
+        is "$mode: exit 1" 1 "$status"
+        case $mode in
+        send-big) want='a frame of 1048577 bytes is none' ;;
+        send-total) want='received 2304 bytes of 2305: output is incomplete' ;;
+        send-cutframe) want='connection lost after 2299 bytes: output is incomplete' ;;
+        *) want='connection lost after 2304 bytes: output is incomplete' ;;
+        esac
+        has "$mode: told" "$tmp/R.err" "^pashlib: recv k: $want\$"
+        stop S
+        rm -rf "$tmp/rdv"
+    done
+    head -c 3000000 /dev/urandom >"$tmp/in3"
+    for mode in recv-wrong recv-cut recv-gone recv-early recv-nogo; do
+        bg R python3 "$tmp/peer.py" "$tmp/rdv" k 0 1 $mode
+        bg S env PASH_CONNECT_TIMEOUT_MS=500 PASH_PEER_TIMEOUT_MS=1000 $P send k 1 0 "$tmp/in3"
+        ended S
+        case $mode in
+        recv-wrong) want='1 node 0 has 3000001 bytes of 3000000: output is incomplete' ;;
+        recv-cut) want='1 connection lost after [0-9]* bytes: output is incomplete' ;;
+        recv-gone) want='0 node 0 needs no more: its reader went away' ;;
+        recv-early) want='1 node 0 has [0-9]* bytes of [0-9]*: output is incomplete' ;;
+        recv-nogo) want='1 no connection .* without handshake: it sent no GO' ;;
+        esac
+        is "$mode: exit status" "${want%% *}" "$status"
+        has "$mode: told" "$tmp/S.err" "^pashlib: send k: ${want#* }"
+        stop R
+        rm -rf "$tmp/rdv"
+    done
+}
+
+# ---- transfer ----
+
+pair() {                                            # NAME WANT: $in to $out through S and R
+    rm -f "$tmp/got"
+    bg S "$P" send k 0 1 "$tmp/in"
+    bg R "$P" recv k 1 0 "$tmp/got"
+    both "$1: exit statuses" '0 0'
+    is "$1: the data" "$(sha256sum <"$tmp/in")" "$(sha256sum <"$tmp/got")"
+    left_nothing "$1"
+}
+
+t_transfer() {
+    rm -rf "$tmp/rdv"
+    for size in 0 1 262143 262144 262145 1048575 1048576 1048577 100000000; do
+        head -c $size /dev/urandom >"$tmp/in"
+        pair "$size bytes"
+    done
+    has 'sent' "$tmp/S.err" '^pashlib: send k: sent 100000000 bytes$'
+    has 'received' "$tmp/R.err" '^pashlib: recv k: received 100000000 bytes$'
+    is 'nothing on standard output' 00 "$(wc -c <"$tmp/S.out")$(wc -c <"$tmp/R.out")"
+    # very small buffers, sanitizers, the portable paths, the static build
+    head -c 3001 /dev/urandom >"$tmp/in"
+    old=$P
+    for build in 'gcc -g -fsanitize=address,undefined -fno-sanitize-recover=all -DPASHLIB_BUFFER=1' \
+        'gcc -g -fsanitize=address,undefined -fno-sanitize-recover=all -DPASHLIB_BUFFER=7' \
+        'cc -O2 -U__linux__' 'tcc' 'musl-gcc -O2 -static'; do
+        need "transfer: $build" "${build%% *}" || continue
+        # shellcheck disable=SC2086 # words
+        run $build -o "$tmp/pl" pashlib.c
+        is "compiles: $build" 0 $status
+        P=$tmp/pl
+        pair "built with $build"
+        P=$old
+    done
+    # standard input and output, a pipeline
+    bg S sh -c "seq 100000 | $P send k 0 1"
+    bg R sh -c "$P recv k 1 0 | tail -n 1"
+    both 'a pipeline' '0 0'
+    is 'a pipeline: the data' 100000 "$(cat "$tmp/R.out")"
+    bg S sh -c "seq 1000 | $P 'send*k*0*1*-'"
+    bg R sh -c "$P 'recv*k*1*0*-' >$tmp/got"
+    both 'into a file' '0 0'
+    is 'into a file: the data' 1000 "$(tail -n 1 "$tmp/got")"
+    seq 100000 >"$tmp/in"
+    bg S "$P" send k 0 1 "$tmp/in"
+    bg R sh -c "$P recv k 1 0 >>$tmp/got"
+    both 'appended to a file' '0 0'
+    is 'appended: the data' 101000 "$(wc -l <"$tmp/got")"
+    rm -f "$tmp/a * # b"
+    bg S $P "send*k*0*1*$tmp/in"
+    bg R $P "recv*k*1*0*$tmp/a * # b"
+    both 'a path with a star and blanks' '0 0'
+    is 'a path with a star and blanks: the data' 100000 "$(wc -l <"$tmp/a * # b")"
+    if python 'non-blocking standard input and output'; then
+        cat >"$tmp/nonblock.py" <<'END'
+import fcntl, os, subprocess, sys, time
+a, b = os.pipe(), os.pipe()
+for p in (a, b):
+    for fd in p: fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK)
+s = subprocess.Popen([sys.argv[1], "send", "k", "0", "1"], stdin=a[0])
+r = subprocess.Popen([sys.argv[1], "recv", "k", "1", "0"], stdout=b[1])
+os.close(a[0]); os.close(b[1])
+fcntl.fcntl(b[0], fcntl.F_SETFL, 0)
+data, got = b"x" * 300000, b""
+fcntl.fcntl(a[1], fcntl.F_SETFL, os.O_NONBLOCK)
+at = 0
+time.sleep(0.2)
+while at < len(data):
+    try: at += os.write(a[1], data[at:at + 50000])
+    except BlockingIOError: got += os.read(b[0], 1000)
+os.close(a[1])
+while True:
+    more = os.read(b[0], 100000)
+    if not more: break
+    got += more
+sys.exit(not (s.wait() == 0 and r.wait() == 0 and got == data))
+END
+        run python3 "$tmp/nonblock.py" $P
+        is 'non-blocking standard input and output' 0 $status
+    fi
+    # what cannot be opened, read, written
+    fails() {                                       # NAME INPUT OUTPUT MESSAGE-OF-S MESSAGE-OF-R
+        rm -f "$tmp/got"
+        bg S $P send k 0 1 "$2"
+        bg R $P recv k 1 0 "$3"
+        both "$1" '1 1'
+        has "$1: the sender" "$tmp/S.err" "^pashlib: send k: $4"
+        has "$1: the receiver" "$tmp/R.err" "^pashlib: recv k: $5"
+        left_nothing "$1"
+    }
+    fails 'no input' "$tmp/none" "$tmp/got" "opening $tmp/none: No such file or directory\$" 'connection lost after 0 bytes: output is incomplete$'
+    fails 'an input that cannot be read' "$tmp" "$tmp/got" "reading $tmp: Is a directory\$" 'connection lost after 0 bytes: output is incomplete$'
+    fails 'no output' "$tmp/in" "$tmp/none/x" 'connection lost after [0-9]* bytes: output is incomplete$' "opening $tmp/none/x: No such file or directory\$"
+    fails 'a full disk' "$tmp/in" /dev/full 'connection lost after [0-9]* bytes: output is incomplete$' 'writing /dev/full: No space left on device$'
+    bg S sh -c "$P send k 0 1 <&-"
+    bg R "$P" recv k 1 0 "$tmp/got"
+    both 'standard input closed' '1 1'
+    has 'standard input closed: told' "$tmp/S.err" 'opening -: Bad file descriptor'
+    bg S "$P" send k 0 1 "$tmp/in"
+    bg R sh -c "$P recv k 1 0 >&-"
+    both 'standard output closed' '1 1'
+    bg S sh -c "$P send k 0 1 $tmp/in <&- >&- 2>&-"
+    bg R "$P" recv k 1 0 "$tmp/got"
+    both 'all three closed, a path' '0 0'
+    is 'all three closed: the data' "$(sha256sum <"$tmp/in")" "$(sha256sum <"$tmp/got")"
+    bg S sh -c "$P send k 0 1 $tmp/in 2>&1 | true"
+    bg R sh -c "{ $P recv k 1 0 $tmp/got; echo \$? >&3; } 3>$tmp/rc 2>&1 | true"
+    both 'a dead standard error' '0 0'
+    is 'a dead standard error stops nothing' "0 $(sha256sum <"$tmp/in")" "$(cat "$tmp/rc") $(sha256sum <"$tmp/got")"
+}
+
+t_readers() {
+    rm -rf "$tmp/rdv"
+    # the reader needs no more
+    bg S bash -c "yes | $P send k 0 1; echo \${PIPESTATUS[@]}"
+    bg R bash -c "$P recv k 1 0 | head -n 1; echo \${PIPESTATUS[@]}"
+    both 'the reader goes away' '0 0'
+    is 'success on both sides, and SIGPIPE for the feeder' '141 0|y|0 0|' "$(cat "$tmp/S.out" "$tmp/R.out" | tr '\n' '|')"
+    has 'the receiver says so' "$tmp/R.err" '^pashlib: recv k: the reader of - went away$'
+    has 'the sender says so' "$tmp/S.err" '^pashlib: send k: node 1 needs no more: its reader went away$'
+    mkfifo "$tmp/i" "$tmp/o"
+    bg S $P send k 0 1 "$tmp/i"
+    bg R $P recv k 1 0 "$tmp/o"
+    bg feeder sh -c "exec 3>$tmp/i; echo one >&3; sleep 30"
+    bg reader sh -c "read -r line <$tmp/o; echo \$line"
+    both 'the reader goes away while the stream is idle' '0 0'
+    ended reader
+    is 'it has what it wanted' one "$(cat "$tmp/reader.out")"
+    stop feeder
+    # a reader that stalls, that is slow
+    bg S sh -c "seq 300000 | $P send k 0 1"
+    bg R sh -c "$P recv k 1 0 | { sleep 2; tail -n 1; }"
+    both 'a reader that stalls' '0 0'
+    is 'a reader that stalls: the data' 300000 "$(cat "$tmp/R.out")"
+    bg S sh -c "{ echo 1; sleep 1; echo 2; sleep 1; echo 3; } | $P send k 0 1"
+    bg R sh -c "$P recv k 1 0 | while read -r l; do echo \$l; sleep 0.3; done"
+    both 'slow at both ends' '0 0'
+    is 'slow: the data' '1 2 3' "$(tr '\n' ' ' <"$tmp/R.out" | sed 's/ $//')"
+    # a FIFO whose other end does not come holds up nobody else
+    rm -f "$tmp/i" "$tmp/o"
+    mkfifo "$tmp/i" "$tmp/o"
+    seq 10 >"$tmp/in"
+    bg S $P "send*held*0*1*$tmp/i" "send*free*0*1*$tmp/in"
+    bg R $P "recv*held*1*0*$tmp/o" "recv*free*1*0*$tmp/got"
+    until_true grep -q 'recv free: received 21 bytes' "$tmp/R.err"
+    is 'a FIFO that waits holds up its own stream alone' "$(cat "$tmp/in")" "$(cat "$tmp/got")"
+    kill "$(pid S)"
+    ended S
+    ended R
+    is 'a lost connection ends the wait for the FIFO' 1 "$status"
+    has 'a lost connection ends the wait: told' "$tmp/R.err" '^pashlib: recv held: connection lost after 0 bytes: output is incomplete$'
+    bg S $P send held 0 1 "$tmp/i"
+    bg R $P recv held 1 0 "$tmp/o"
+    until_true grep -q connected "$tmp/S.err"
+    kill -9 "$(pid R)"
+    ended S
+    is 'the same for the input' 1 "$status"
+    ended R
+    # an output that appears late
+    bg S "$P" send k 0 1 "$tmp/in"
+    bg R $P recv k 1 0 "$tmp/o"
+    until_true grep -q connected "$tmp/R.err"
+    sleep 0.5
+    cat "$tmp/o" >"$tmp/got"
+    both 'the reader comes late' '0 0'
+    is 'the reader comes late: the data' "$(cat "$tmp/in")" "$(cat "$tmp/got")"
+    left_nothing 'readers'
+}
+
+# Longer than any time-out that could cut them: begun first, gathered last.
+long_start() {
+    mkdir -p "$tmp/long"
+    bg LS1 env PASH_RENDEZVOUS="dir:$tmp/long" sh -c "seq 3000000 | $P send stalled 0 1"
+    bg LR1 env PASH_RENDEZVOUS="dir:$tmp/long" sh -c "$P recv stalled 1 0 | { sleep 70; tail -n 1; }"
+    bg LS2 env PASH_RENDEZVOUS="dir:$tmp/long" sh -c "{ echo a; sleep 70; echo b; } | $P send idle 0 1"
+    bg LR2 env PASH_RENDEZVOUS="dir:$tmp/long" sh -c "$P recv idle 1 0"
+    bg LS3 env PASH_RENDEZVOUS="dir:$tmp/long" $P send stopped 0 1 "$tmp/long-fifo"
+    bg LR3 env PASH_RENDEZVOUS="dir:$tmp/long" $P recv stopped 1 0 "$tmp/long-out"
+    mkfifo "$tmp/long-o4"
+    bg LS4 env PASH_RENDEZVOUS="dir:$tmp/long" sh -c "seq 10 | $P send late 0 1"
+    bg LR4 env PASH_RENDEZVOUS="dir:$tmp/long" $P recv late 1 0 "$tmp/long-o4"
+    long_began=$(date +%s)
+}
+mkfifo "$tmp/long-fifo"
+t_long() {
+    [ -n "${long_began-}" ] || long_start
+    # a receiver that is stopped for good: its machine may as well have vanished
+    until_true grep -q connected "$tmp/LR3.err"
+    stopped=$(below "$(pid LR3)")
+    for p in $stopped; do kill -STOP "$p"; done
+    while [ $(($(date +%s) - long_began)) -lt 72 ]; do sleep 1; done
+    cat "$tmp/long-o4" >"$tmp/got"
+    for i in 1 2 4; do
+        ended LS$i
+        sent=$status
+        ended LR$i
+        is "long $i: exit statuses" '0 0' "$sent $status"
+    done
+    is 'a reader that stalls for 70 s' 3000000 "$(cat "$tmp/LR1.out")"
+    is 'a stream that is idle for 70 s' 'a b' "$(tr '\n' ' ' <"$tmp/LR2.out" | sed 's/ $//')"
+    is 'a FIFO whose reader comes after 72 s' 10 "$(tail -n 1 "$tmp/got")"
+    ended LS3
+    is 'a receiver that says nothing for 60 s' 1 "$status"
+    has 'a receiver that says nothing: told' "$tmp/LS3.err" '^pashlib: send stopped: connection lost after 0 bytes: output is incomplete$'
+    for p in $stopped; do kill -CONT "$p"; done
+    ended LR3
+    is 'a receiver that comes back' 1 "$status"
+}
+
+# ---- processes ----
+
+t_processes() {
+    seq 1000 >"$tmp/in"
+    rm -rf "$tmp/rdv"
+    # killed ends
+    mkfifo "$tmp/f1"
+    for which in S R; do
+        rm -f "$tmp/got"
+        bg S sh -c "exec $P send k 0 1 <$tmp/f1"
+        bg R $P recv k 1 0 "$tmp/got"
+        exec 9>"$tmp/f1"
+        echo data >&9
+        until_true test -s "$tmp/got"
+        kill -9 "$(pid $which)"
+        ended S
+        sent=$status
+        ended R
+        if [ $which = S ]; then is 'a killed sender does not look like the end' '137 1' "$sent $status"
+        else is 'a killed receiver is noticed' '1 137' "$sent $status"; fi
+        exec 9>&-
+    done
+    has 'a killed sender: told' "$tmp/S.err" 'connection lost after 5 bytes: output is incomplete'
+    rm "$tmp/f1"
+    # signals: ended by them, registration withdrawn, no process left
+    for sig in TERM HUP PIPE; do
+        case $sig in TERM) want=143 ;; HUP) want=129 ;; PIPE) want=141 ;; esac
+        bg S sh -c "exec $P send k 0 1 $tmp/in"
+        until_true test -f "$tmp/rdv/k/N_0"
+        children=$(below "$(pid S)")
+        is "SIG$sig: two processes a stream" 2 "$(echo "$children" | wc -l)"
+        kill -$sig "$(pid S)"
+        ended S
+        is "SIG$sig: ended by it" "$want" "$status"
+        for p in $children; do kill -0 "$p" 2>/dev/null && fail "SIG$sig: process $p is left"; done
+        left_nothing "SIG$sig"
+    done
+    bg S sh -c "trap '' HUP; exec $P send k 0 1 $tmp/in"
+    until_true test -f "$tmp/rdv/k/N_0"
+    kill -HUP "$(pid S)"
+    sleep 0.3
+    is 'nohup: SIGHUP stays ignored' yes "$(kill -0 "$(pid S)" && echo yes)"
+    bg R "$P" recv k 1 0 "$tmp/got"
+    both 'nohup: the stream is carried' '0 0'
+    bg S "$P" send k 0 1 "$tmp/in"
+    until_true test -f "$tmp/rdv/k/N_0"
+    children=$(below "$(pid S)")
+    kill -9 "$(pid S)"
+    ended S
+    gone() { for p in $children; do ! kill -0 "$p" 2>/dev/null || return 1; done; }
+    until_true gone
+    is 'SIGKILL leaves no process' 0 $?
+    rm -rf "$tmp/rdv"
+    # a stream's process that dies takes its registration with it
+    bg S "$P" send k 0 1 "$tmp/in"
+    until_true test -f "$tmp/rdv/k/N_0"
+    for p in $(below "$(pid S)"); do
+        if grep -q SigIgn "/proc/$p/status" && [ "$(awk '/SigBlk/ { print $2 }' "/proc/$p/status")" = 0000000000000000 ]; then kill -9 "$p"; fi
+    done
+    ended S
+    is "a stream's process is killed" 1 "$status"
+    has "a stream's process is killed: told" "$tmp/S.err" '^pashlib: send k: its process ended by signal 9$'
+    left_nothing "a stream's process is killed"
+    # nobody but a stream's own process holds its ends
+    mkfifo "$tmp/f2"
+    bg S sh -c "seq 3 | $P send*a*0*1*- send*b*0*1*$tmp/f2"
+    bg R sh -c "$P recv*a*1*0*- recv*b*1*0*$tmp/got | tail -n 1"
+    until_true grep -q 3 "$tmp/R.out"
+    is 'downstream sees the end while another stream goes on' 3 "$(cat "$tmp/R.out")"
+    echo x >"$tmp/f2"
+    both 'and that one ends, too' '0 0'
+    # many streams, both ways, of different lengths of life
+    for count in 32 256; do
+        a='' b=''
+        i=0
+        while [ $i -lt $count ]; do
+            i=$((i + 1))
+            seq $((i * 37)) >"$tmp/m$i.in"
+            if [ $((i % 2)) = 0 ]; then a="$a send*m$i*0*1*$tmp/m$i.in" b="$b recv*m$i*1*0*$tmp/m$i.got"
+            else a="$a recv*m$i*0*1*$tmp/m$i.got" b="$b send*m$i*1*0*$tmp/m$i.in"; fi
+        done
+        # shellcheck disable=SC2086 # words
+        bg S env PASH_LOG=error $P $a
+        # shellcheck disable=SC2086
+        bg R env PASH_LOG=error $P $b
+        both "$count streams" '0 0'
+        bad=0
+        while [ $i -gt 0 ]; do
+            cmp -s "$tmp/m$i.in" "$tmp/m$i.got" || bad=$((bad + 1))
+            i=$((i - 1))
+        done
+        is "$count streams: the data" 0 $bad
+        is "$count streams: nothing is said at level error" '' "$(cat "$tmp/S.err" "$tmp/R.err")"
+        left_nothing "$count streams"
+        rm -f "$tmp"/m*.in "$tmp"/m*.got
+    done
+    # one that fails does not take the others along
+    bg S $P "send*good*0*1*$tmp/in" "send*bad*0*1*$tmp/none"
+    bg R $P "recv*good*1*0*$tmp/got" "recv*bad*1*0*$tmp/got2"
+    both 'one of two streams fails' '1 1'
+    is 'the other is carried' "$(sha256sum <"$tmp/in")" "$(sha256sum <"$tmp/got")"
+}
+
+# ---- the demo ----
+
+demo() {
+    lines=${DEMO_LINES-12000000}
+    echo "generating $lines lines ..."
+    awk -v n="$lines" 'BEGIN { srand(42); for (i = 0; i < n; i++) printf "%d\n", rand() * 1e8 }' >"$tmp/input"
+    echo "$(wc -c <"$tmp/input") bytes; plain sort ..."
+    began=$(date +%s%N)
+    sort "$tmp/input" >"$tmp/want"
+    echo "$((($(date +%s%N) - began) / 1000000)) ms"
+    mkdir "$tmp/n0" "$tmp/n1" "$tmp/n2" "$tmp/n3"
+    mkfifo "$tmp/n0/a" "$tmp/n0/b" "$tmp/n1/in" "$tmp/n1/out" "$tmp/n2/in" "$tmp/n2/out" "$tmp/n3/a" "$tmp/n3/b"
+    began=$(date +%s%N)
+    # node 0: the splitter
+    $P "send*split1*0*1*$tmp/n0/a" "send*split2*0*2*$tmp/n0/b" &
+    p0=$!
+    awk -v a="$tmp/n0/a" -v b="$tmp/n0/b" 'NR % 2 { print >a; next } { print >b }' "$tmp/input" &
+    # nodes 1 and 2: the workers
+    $P "recv*split1*1*0*$tmp/n1/in" "send*sorted1*1*3*$tmp/n1/out" &
+    p1=$!
+    sort <"$tmp/n1/in" >"$tmp/n1/out" &
+    $P "recv*split2*2*0*$tmp/n2/in" "send*sorted2*2*3*$tmp/n2/out" &
+    p2=$!
+    sort <"$tmp/n2/in" >"$tmp/n2/out" &
+    # node 3: the merger
+    $P "recv*sorted1*3*1*$tmp/n3/a" "recv*sorted2*3*2*$tmp/n3/b" &
+    p3=$!
+    sort -m "$tmp/n3/a" "$tmp/n3/b" >"$tmp/got"
+    bad=0
+    for p in $p0 $p1 $p2 $p3; do wait "$p" || bad=1; done
+    echo "split, sorted by two workers, merged: $((($(date +%s%N) - began) / 1000000)) ms"
+    if [ $bad = 0 ] && cmp "$tmp/want" "$tmp/got"; then echo 'the result is the same'; return 0; fi
+    echo 'the result is NOT the same, or a stream failed'
+    return 1
+}
+
+[ -x ./pashlib ] || make pashlib >/dev/null || exit 1
+case ${1-} in
+demo)
+    demo
+    exit
+    ;;
+'')
+    long_start
+    set -- build unit cli settings stun imds ports rendezvous connect transfer readers processes long
+    ;;
+esac
+for t in "$@"; do
+    echo "# $t"
+    "t_$t"
+done
+echo "$passed passed, $failed failed, $skipped skipped"
+[ $failed = 0 ]
