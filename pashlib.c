@@ -2182,11 +2182,11 @@ static int streams_check(const struct stream *s, int n) {
 }
 
 /* Open descriptors 0, 1 and 2 on /dev/null where they are closed, so that no socket takes their
- * number. CLOSED remembers which. */
-static void standard_open(int *closed) {
+ * number; but 0 not for reading and 1 not for writing, so that whoever wants to do that fails. */
+static void standard_open(void) {
     for (int fd = 0; fd < 3; fd++) {
-        closed[fd] = fcntl(fd, F_GETFD) < 0;
-        if (closed[fd] && open("/dev/null", O_RDWR) != fd) _exit(1);
+        int flags = fd == 1 ? O_RDONLY : O_WRONLY;
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", flags) != fd) _exit(1);
     }
 }
 
@@ -2201,7 +2201,7 @@ static void let_go(struct stream *s, int n, const struct stream *one, int keep) 
     }
 }
 
-struct all { struct stream *s; int n; struct stream *one; const int *closed; };
+struct all { struct stream *s; int n; struct stream *one; };     /* all streams, and one of them */
 
 static void rdv_job(int fd, const void *arg) {
     const struct all *all = arg;
@@ -2218,7 +2218,8 @@ static int stream_run(const struct all *all, int rdv) {
     sock = punch(s, rdv, why);
     close(rdv);                                              /* so the registration is withdrawn */
     good = sock >= 0;
-    if (good && fd >= 0 && all->closed[fd]) good = fail(why, "opening -: %s", strerror(EBADF));
+    if (good && fd >= 0 && (fcntl(fd, F_GETFL) & O_ACCMODE) == (fd ? O_RDONLY : O_WRONLY))
+        good = fail(why, "opening -: %s", strerror(EBADF));
     if (good) good = transfer(s, fd, sock, why);
     if (!good) say(LOG_ERROR, "%s", why);
     return !good;
@@ -2310,14 +2311,14 @@ static int streams_left(struct stream *s, int n) {
 /* Carry the N streams, each in a child of its own. Returns the exit status, or ends by the signal
  * it got. The parent's one wait is here: for its children, whose waits have deadlines, signals,
  * and an alarm. */
-static int carry(struct stream *s, int n, sigset_t *wanted, const int *closed) {
+static int carry(struct stream *s, int n, sigset_t *wanted) {
     sigset_t before;
     char why[WHY_MAX];
     int status = 0, sig, got = 0;
     if (!discover(s, n, 0, why)) { say(LOG_ERROR, "%s", why); return 1; }
     sigprocmask(SIG_BLOCK, wanted, &before);
     for (int i = 0; i < n; i++) {
-        struct all all = { s, n, &s[i], closed };
+        struct all all = { s, n, &s[i] };
         set.who = &s[i];
         s[i].rdv_end = after(WITHDRAW_MS).at;
         if (!stream_start(&all, &before)) status = 1;
@@ -2355,15 +2356,14 @@ static int print_addresses(void) {
 int main(int argc, char **argv) {
     const char *first = argc > 1 ? argv[1] : "";
     int words = strcmp(first, "send") == 0 || strcmp(first, "recv") == 0;
-    int closed[3], n = words ? 1 : argc - 1, status = 0;
+    int n = words ? 1 : argc - 1, status = 0;
     char dash[] = "-", *word[] = { argv[0], NULL, NULL, NULL, dash };
     struct stream *s = calloc((size_t)argc + 1, sizeof *s);
     struct rlimit files;
     sigset_t wanted;
-    standard_open(closed);
+    standard_open();
     signals_begin(&wanted);
     if (!s) die("memory");
-    if (closed[1]) close(1);                                    /* so that printing fails */
     if (strcmp(first, "--help") == 0) return print_help();
     if (strcmp(first, "--version") == 0) return printf("pashlib %s\n", VERSION) < 0 || printed();
     if (!settings_read()) return EXIT_USAGE;
@@ -2381,7 +2381,7 @@ int main(int argc, char **argv) {
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    status = carry(s, n, &wanted, closed);
+    status = carry(s, n, &wanted);
     free(s);
     return status;
 }
