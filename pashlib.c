@@ -224,18 +224,15 @@ static struct settings {
 } set = { .level = LOG_INFO };
 
 /* Write a line to standard error. One whose reader has gone stops nothing: the SIGPIPE that this
- * write causes is taken back, and one that was sent to us stays. */
+ * causes is taken back. */
 static void log_write(const char *line, size_t len) {
     sigset_t sigpipe, before, pending;
     int sig;
     sigemptyset(&sigpipe);
     sigaddset(&sigpipe, SIGPIPE);
-    sigpending(&pending);
     sigprocmask(SIG_BLOCK, &sigpipe, &before);
-    if (write(2, line, len) < 0 && errno == EPIPE && !sigismember(&pending, SIGPIPE)) {
-        sigpending(&pending);
-        if (sigismember(&pending, SIGPIPE)) sigwait(&sigpipe, &sig);
-    }
+    if (write(2, line, len) < 0 && errno == EPIPE && sigpending(&pending) == 0
+        && sigismember(&pending, SIGPIPE)) sigwait(&sigpipe, &sig);
     sigprocmask(SIG_SETMASK, &before, NULL);
 }
 
@@ -1774,7 +1771,8 @@ static int punch_turn(struct punch *p, int rdv, deadline limit, char *why) {
     int n = p->nconns, full = n >= CONNS_MAX - TARGETS_MAX;
     deadline next = limit;
     for (int i = 0; i < p->ntargets; i++)
-        if (!p->targets[i].busy && ms_left(p->limit)) next = sooner(next, p->targets[i].retry);
+        if (!p->targets[i].busy && ms_left(p->limit) && n < CONNS_MAX)
+            next = sooner(next, p->targets[i].retry);
     for (int i = 0; i < n; i++) {
         struct conn *c = &p->conns[i];
         fds[2 + i] = (struct pollfd){ c->fd, c->step == STEP_CONNECT ? POLLOUT : POLLIN, 0 };
@@ -1804,8 +1802,8 @@ static int punch(struct stream *s, int rdv, char *why) {
         for (int i = 0; i < p.nconns; i++)             /* until the lower node has given up, too */
             if (p.conns[i].step == STEP_GO) limit.at = p.limit.at + GRACE_MS;
         for (int i = 0; i < p.ntargets; i++)
-            while (ms_left(p.limit) && !p.targets[i].busy && !ms_left(p.targets[i].retry))
-                target_try(&p, i);
+            while (p.nconns < CONNS_MAX && ms_left(p.limit) && !p.targets[i].busy
+                   && !ms_left(p.targets[i].retry)) target_try(&p, i);
         good = ms_left(limit) ? punch_turn(&p, rdv, limit, why) : punch_failed(&p, why);
         for (int i = 0; i < p.nconns && good && chosen < 0; i++) {
             struct conn *c = &p.conns[i];
@@ -1814,10 +1812,10 @@ static int punch(struct stream *s, int rdv, char *why) {
             if (c->step != STEP_CHOSEN) continue;
             say(LOG_INFO, "connected to node %u at %s", s->peer, SHOW(&c->with));
             chosen = c->fd;
-            c->step = STEP_DEAD;
+            c->fd = -1;
         }
     }
-    for (int i = 0; i < p.nconns; i++) if (p.conns[i].step != STEP_DEAD) conn_drop(&p.conns[i]);
+    for (int i = 0; i < p.nconns; i++) conn_drop(&p.conns[i]);
     return chosen;
 }
 
@@ -1945,10 +1943,8 @@ static int send_frames(const struct stream *s, int in, struct job *opening, int 
             }
             if (!frame_fill(f, in)) return fail(why, "reading %s: %s", s->path, strerror(errno));
         }
-        if (!heard && f->done < f->have && !frame_send(f, sock)) {
-            heard = hear(&h, sock);
-            if (!heard) return lost(why, f->given);
-        }
+        if (!heard && f->done < f->have && !frame_send(f, sock))
+            heard = hear(&h, sock) > 0 ? 1 : -1;
     }
     if (heard < 0) return lost(why, f->given);
     if (h.said == SAID_GONE) say(LOG_INFO, "node %u needs no more: its reader went away", s->peer);
@@ -2006,15 +2002,22 @@ static ssize_t frames_read(struct frames *f, int sock, unsigned char *buf, size_
 }
 
 /* The output: HAVE bytes for it in BUF, of which DONE are written; WRITTEN in all. */
-struct sink { int fd, fifo; size_t limit; unsigned char *buf; size_t have, done; bytes written; };
+struct sink { int fd, watch; size_t limit; unsigned char *buf; size_t have, done; bytes written; };
 
-/* FD is the output now. What a write takes at a time: as much as there is where it cannot sleep,
- * else what poll() promises room for; a receiver that slept could not say that it lives. */
+/* FD is the output now. A receiver that slept in a write could not say that it lives: a
+ * description of our own, where the system gives one, does not block; else what is written at a
+ * time is what poll() promises room for. (Regular files do not sleep; and they may be opened for
+ * append.) */
 static void sink_open(struct sink *o, int fd) {
     struct stat st = { 0 };
+    int own = -1;
     o->fd = fd;
     fstat(fd, &st);
-    o->fifo = S_ISFIFO(st.st_mode);
+    o->watch = S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode);
+    if (fd == 1 && !S_ISREG(st.st_mode))
+        own = open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY);
+    if (own >= 0) dup2(own, fd);
+    close_fd(&own);
     o->limit = S_ISREG(st.st_mode) || (fcntl(fd, F_GETFL) & O_NONBLOCK) ? PASHLIB_BUFFER : PIPE_BUF;
 }
 
@@ -2036,12 +2039,11 @@ static int recv_frames(const struct stream *s, struct sink *o, struct job *openi
     deadline alive = after(ALIVE_MS);
     while (!f.ended) {
         int full = o->done < o->have, opens = o->fd < 0;
-        struct pollfd p[2] = { { full ? -1 : sock, POLLIN, 0 },
-                               { full || o->fifo ? o->fd : -1, 0, 0 } };
+        int wants = opens ? POLLIN : full ? POLLOUT : 0;
+        struct pollfd p[2] = { { full ? -1 : sock, opens ? POLLRDHUP : POLLIN, 0 },
+                               { opens ? opening->fd : o->fd, (short)wants, 0 } };
         ssize_t n;
-        if (opens) p[0].events = POLLRDHUP;
-        if (opens) p[1] = (struct pollfd){ opening->fd, POLLIN, 0 };
-        if (full) p[1].events = POLLOUT;
+        if (!wants && !o->watch) p[1].fd = -1;
         wait_for(p, 2, alive);
         if (!ms_left(alive)) {
             if (!tell(sock, SAID_ALIVE)) return lost(why, o->written);
@@ -2080,18 +2082,19 @@ static int transfer(const struct stream *s, int fd, int sock, char *why) {
     int good;
     if (!buf) return fail(why, "out of memory");
     if (fd < 0 && !job_start(&opening, path_job, s, why)) return 0;
-    if (s->sends) return send_frames(s, fd, &opening, sock, &f, why);
 #ifdef TCP_USER_TIMEOUT
-    set_option(sock, IPPROTO_TCP, TCP_USER_TIMEOUT, QUIET_MS);  /* of what tell() sends */
+    if (!s->sends) set_option(sock, IPPROTO_TCP, TCP_USER_TIMEOUT, QUIET_MS);
 #endif
-    if (fd >= 0) sink_open(&o, fd);
-    good = recv_frames(s, &o, &opening, sock, why);
-    if (good > 0 && close(o.fd) < 0 && errno != EINTR)
+    if (fd >= 0 && !s->sends) sink_open(&o, fd);
+    good = s->sends ? send_frames(s, fd, &opening, sock, &f, why)
+                    : recv_frames(s, &o, &opening, sock, why);
+    job_end(&opening);
+    if (good > 0 && !s->sends && close(o.fd) < 0 && errno != EINTR)
         good = fail(why, "closing %s: %s", s->path, strerror(errno));
-    if (!good) return 0;
+    if (s->sends || !good) return good;
+    finish(sock, good < 0 ? SAID_GONE : o.written);
     if (good < 0) say(LOG_INFO, "the reader of %s went away", s->path);
     say(LOG_INFO, "received %llu bytes", o.written);
-    finish(sock, good < 0 ? SAID_GONE : o.written);
     return 1;
 }
 
@@ -2100,15 +2103,8 @@ static int transfer(const struct stream *s, int fd, int sock, char *why) {
 
 enum { EXIT_USAGE = 2, STREAM_WORDS = 5 };
 
-FORMAT(1, 2) static int usage(const char *fmt, ...) {
-    char why[WHY_MAX];
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(why, sizeof why, fmt, args);
-    va_end(args);
-    say(LOG_ERROR, "%s; see pashlib --help", why);
-    return EXIT_USAGE;
-}
+/* Say what is wrong with the command line; the exit status. */
+#define usage(...) (say(LOG_ERROR, __VA_ARGS__), EXIT_USAGE)
 
 /* Standard output is written: returns the exit status. */
 static int printed(void) {
@@ -2137,6 +2133,8 @@ static int print_help(void) {
 
 /* Fill S from its words, which stay where they are. 0: done. 2: said what is wrong. */
 static int stream_parse(struct stream *s, char *const *word) {
+    static const char *const standard[2][2] = { { "/dev/stdout", "/dev/fd/1" },
+                                                { "/dev/stdin", "/dev/fd/0" } };
     unsigned long node[2];
     *s = (struct stream){ .sends = strcmp(word[0], "send") == 0, .key = word[1], .path = word[4],
                           .listener = -1, .udp = -1 };
@@ -2151,6 +2149,8 @@ static int stream_parse(struct stream *s, char *const *word) {
     s->me = (unsigned)node[0];
     s->peer = (unsigned)node[1];
     if (s->me == s->peer) return usage("%s %s: ME and PEER are both %u", word[0], s->key, s->me);
+    for (size_t i = 0; i < COUNT(standard[0]); i++)           /* in a child they are other files */
+        if (strcmp(s->path, standard[s->sends][i]) == 0) s->path = "-";
     return *s->path ? 0 : usage("%s %s: PATH is empty", word[0], s->key);
 }
 
@@ -2193,12 +2193,10 @@ static void standard_open(void) {
 /* Let go of standard input and output, all but KEEP, and of the listeners of all streams, all but
  * ONE's: held here, they would hide from others that they are closed. */
 static void let_go(struct stream *s, int n, const struct stream *one, int keep) {
+    int null = open("/dev/null", O_RDWR);
     for (int i = 0; i < n; i++) if (&s[i] != one) close_fd(&s[i].listener);
-    for (int fd = 0; fd < 2; fd++) {
-        int null = fd == keep ? -1 : open("/dev/null", O_RDWR);
-        if (fd != keep && (null < 0 || dup2(null, fd) < 0)) die("/dev/null");
-        close_fd(&null);
-    }
+    for (int fd = 0; fd < 2; fd++) if (fd != keep && dup2(null, fd) < 0) die("/dev/null");
+    close_fd(&null);
 }
 
 struct all { struct stream *s; int n; struct stream *one; };     /* all streams, and one of them */
@@ -2240,30 +2238,26 @@ static int stream_start(const struct all *all, const sigset_t *mask) {
         sigprocmask(SIG_SETMASK, mask, NULL);
         _exit(stream_run(all, rdv.fd));
     }
-    if (s->child < 0) say(LOG_ERROR, "fork: %s", strerror(errno));
-    if (s->child < 0) s->child = 0;
+    if (s->child < 0) { say(LOG_ERROR, "fork: %s", strerror(errno)); s->child = 0; }
     close(rdv.fd);
     return s->child > 0;
 }
 
 static void nothing(int sig) { (void)sig; }
 
-/* The signals that end us, but those that were ignored at the start, and those that we wait for.
- * SIGPIPE is not left ignored; the others are caught lest the system drop them before sigwait()
- * sees them. */
+/* The signals that we wait for: of our children, of the alarm, and those that end us, unless they
+ * were ignored at the start; SIGPIPE is not left ignored. The first two are caught lest the system
+ * drop them. */
 static void signals_begin(sigset_t *wanted) {
-    static const int ending[] = { SIGHUP, SIGINT, SIGTERM };
+    static const int signals[] = { SIGCHLD, SIGALRM, SIGPIPE, SIGHUP, SIGINT, SIGTERM };
     struct sigaction was;
-    sigemptyset(wanted);
-    for (size_t i = 0; i < COUNT(ending); i++)
-        if (sigaction(ending[i], NULL, &was) == 0 && was.sa_handler != SIG_IGN)
-            sigaddset(wanted, ending[i]);
-    sigaddset(wanted, SIGPIPE);
-    sigaddset(wanted, SIGCHLD);
-    sigaddset(wanted, SIGALRM);
-    signal(SIGPIPE, SIG_DFL);
     signal(SIGCHLD, nothing);
     signal(SIGALRM, nothing);
+    signal(SIGPIPE, SIG_DFL);
+    sigemptyset(wanted);
+    for (size_t i = 0; i < COUNT(signals); i++)
+        if (sigaction(signals[i], NULL, &was) == 0 && was.sa_handler != SIG_IGN)
+            sigaddset(wanted, signals[i]);
 }
 
 /* Children have ended. Returns 1 if one failed. */
@@ -2332,6 +2326,9 @@ static int carry(struct stream *s, int n, sigset_t *wanted) {
         got = sig;
         for (int i = 0; i < n; i++) {
             if (s[i].child) kill(s[i].child, SIGKILL);  /* its rendezvous process then withdraws */
+        }
+        for (int i = 0; i < n; i++) {
+            if (s[i].child) waitpid(s[i].child, NULL, 0); /* so that nothing is written after us */
             s[i].child = 0;
             s[i].rdv_end = after(WITHDRAW_HASTE_MS).at;
         }
@@ -2357,21 +2354,22 @@ int main(int argc, char **argv) {
     const char *first = argc > 1 ? argv[1] : "";
     int words = strcmp(first, "send") == 0 || strcmp(first, "recv") == 0;
     int n = words ? 1 : argc - 1, status = 0;
-    char dash[] = "-", *word[] = { argv[0], NULL, NULL, NULL, dash };
+    char dash[] = "-", *word[STREAM_WORDS] = { [STREAM_WORDS - 1] = dash };
     struct stream *s = calloc((size_t)argc + 1, sizeof *s);
     struct rlimit files;
     sigset_t wanted;
     standard_open();
     signals_begin(&wanted);
+    signal(SIGPIPE, SIG_IGN);                              /* what cannot be printed is an error */
     if (!s) die("memory");
     if (strcmp(first, "--help") == 0) return print_help();
     if (strcmp(first, "--version") == 0) return printf("pashlib %s\n", VERSION) < 0 || printed();
     if (!settings_read()) return EXIT_USAGE;
-    if (n < 1) return usage("no stream is named");
+    if (n < 1) return usage("no stream is named; see pashlib --help");
     if (strcmp(first, "addr") == 0)
         return argc > 2 ? usage("addr stands alone") : print_addresses();
     if (words && (argc < 5 || argc > 6)) return usage("%s takes KEY ME PEER [PATH]", first);
-    for (int i = 1; i < argc && words; i++) word[i - 1] = argv[i];
+    if (words) memcpy(word, argv + 1, (size_t)(argc - 1) * sizeof *word);
     if (words) status = stream_parse(s, word);
     for (int i = 0; i < n && !words && !status; i++) status = stream_split(&s[i], argv[1 + i]);
     if (!status) status = streams_check(s, n);
@@ -2381,6 +2379,7 @@ int main(int argc, char **argv) {
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
+    signal(SIGPIPE, SIG_DFL);
     status = carry(s, n, &wanted);
     free(s);
     return status;

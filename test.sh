@@ -316,6 +316,47 @@ else:
         assert c.recv(1) == b""
     except (EOFError, ConnectionResetError) as e: print("no answer")
 END
+cat >"$tmp/greedy.py" <<'END'
+# A peer that knows the key and abuses it: it opens 45 connections, proves them all, says GO on none, and
+# registers again and again at addresses where it accepts and says nothing. argv: directory, key, port.
+import hashlib, hmac, json, os, socket, struct, sys, time
+d, key, port = sys.argv[1] + "/" + sys.argv[2], sys.argv[2].encode(), int(sys.argv[3])
+held = []
+def listen(ip, port=0):
+    s = socket.socket(); s.bind((ip, port)); s.listen(50); held.append(s)
+    return s.getsockname()[1]
+def register():
+    a, b = listen("127.0.0.1"), listen("127.0.0.2")
+    listen("127.0.0.2", a)
+    with open(d + "/new", "w") as f: json.dump({"local_addr": "127.0.0.1:%d" % a, "external_addr": "127.0.0.2:%d" % b}, f)
+    os.rename(d + "/new", d + "/N_0")
+    time.sleep(0.5)
+register()
+for i in range(45):
+    c = socket.create_connection(("127.0.0.1", port)); c.settimeout(1); held.append(c)
+    hello = b"PASHLIB1" + struct.pack("!B3xII", 1, 0, 1) + os.urandom(16)
+    c.sendall(hello)
+    try: c.sendall(hmac.new(key, b"pashlib proof" + hello + c.recv(36, socket.MSG_WAITALL), hashlib.sha256).digest())
+    except OSError: break
+for i in range(4): register()
+END
+cat >"$tmp/tty.py" <<'END'
+# pashlib recv into a terminal that shows nothing for 65 s. argv: the words of the command.
+import os, pty, subprocess, sys, time, tty
+m, s = pty.openpty()
+tty.setraw(s)
+p = subprocess.Popen(sys.argv[1:], stdout=s)
+os.close(s)
+time.sleep(65)
+n = 0
+while True:
+    try: more = os.read(m, 65536)
+    except OSError: break
+    if not more: break
+    n += len(more)
+print(n)
+sys.exit(p.wait())
+END
 cat >"$tmp/strangers.py" <<'END'
 # argv: port, how many connections that say nothing, how many that say something else. Holds them for 20 s.
 import os, socket, sys, time
@@ -768,6 +809,8 @@ END
     has 'addr to a full disk' "$tmp/err" 'standard output: No space left'
     run sh -c "$P addr >&-"
     is 'addr to nowhere' 1 $status
+    run sh -c "{ sleep 0.2; $P addr; echo \$? >$tmp/rc; } | { exec <&-; sleep 0.5; }"
+    is 'addr to a reader that has gone' 1 "$(cat "$tmp/rc")"
     run sh -c "$P addr 2>&-"
     is 'addr with standard error closed' '0 source=PASH_PUBLIC_IP' "$status $(grep source "$tmp/out")"
     run sh -c "$P addr 2>/dev/full"
@@ -1223,6 +1266,15 @@ t_connect() {
     has 'both ends receive: told' "$tmp/R.err" '^pashlib: recv k: both ends receive$'
     left_nothing 'both ends receive'
     if ! python 'a peer written from README'; then return; fi
+    bg R env PASH_CONNECT_TIMEOUT_MS=1000 $P recv k 1 0 "$tmp/x"
+    until_true test -f "$tmp/rdv/k/N_1"
+    bg greedy python3 "$tmp/greedy.py" "$tmp/rdv" k "$(sed 's/.*:\([0-9]*\)"}/\1/' "$tmp/rdv/k/N_1")"
+    ended greedy
+    is 'a peer that takes all it can' 0 "$status"
+    ended R
+    is 'a peer that takes all it can: exit 1' 1 "$status"
+    has 'a peer that takes all it can: told' "$tmp/R.err" '^pashlib: recv k: no connection to node 0 (external 127.0.0.2:[0-9]*, local 127.0.0.1:[0-9]*) from '
+    rm -rf "$tmp/rdv"
     # the handshake, against another implementation
     for mode in badmagic badrole badzero badnode badproof; do
         bg S env PASH_CONNECT_TIMEOUT_MS=600 PASH_PEER_TIMEOUT_MS=3000 $P send k 0 1 "$tmp/in"
@@ -1344,6 +1396,10 @@ t_transfer() {
     bg R $P "recv*k*1*0*$tmp/a * # b"
     both 'a path with a star and blanks' '0 0'
     is 'a path with a star and blanks: the data' 100000 "$(wc -l <"$tmp/a * # b")"
+    bg S sh -c "seq 1000 | $P send k 0 1 /dev/stdin"
+    bg R sh -c "$P recv k 1 0 /dev/stdout | tail -n 1"
+    both '/dev/stdin and /dev/stdout are standard input and output' '0 0'
+    is '/dev/stdin and /dev/stdout: the data' 1000 "$(cat "$tmp/R.out")"
     if python 'non-blocking standard input and output'; then
         cat >"$tmp/nonblock.py" <<'END'
 import fcntl, os, subprocess, sys, time
@@ -1472,6 +1528,10 @@ long_start() {
     mkfifo "$tmp/long-o4"
     bg LS4 env PASH_RENDEZVOUS="dir:$tmp/long" sh -c "seq 10 | $P send late 0 1"
     bg LR4 env PASH_RENDEZVOUS="dir:$tmp/long" $P recv late 1 0 "$tmp/long-o4"
+    if command -v python3 >/dev/null; then
+        bg LS5 env PASH_RENDEZVOUS="dir:$tmp/long" sh -c "seq 100000 | $P send tty 0 1"
+        bg LR5 env PASH_RENDEZVOUS="dir:$tmp/long" python3 "$tmp/tty.py" $P recv tty 1 0
+    fi
     long_began=$(date +%s)
 }
 mkfifo "$tmp/long-fifo"
@@ -1492,6 +1552,12 @@ t_long() {
     is 'a reader that stalls for 70 s' 3000000 "$(cat "$tmp/LR1.out")"
     is 'a stream that is idle for 70 s' 'a b' "$(tr '\n' ' ' <"$tmp/LR2.out" | sed 's/ $//')"
     is 'a FIFO whose reader comes after 72 s' 10 "$(tail -n 1 "$tmp/got")"
+    if python 'a terminal that stalls'; then
+        ended LS5
+        sent=$status
+        ended LR5
+        is 'a terminal that stalls for 65 s' '0 0 588895' "$sent $status $(cat "$tmp/LR5.out")"
+    fi
     ended LS3
     is 'a receiver that says nothing for 60 s' 1 "$status"
     has 'a receiver that says nothing: told' "$tmp/LS3.err" '^pashlib: send stopped: connection lost after 0 bytes: output is incomplete$'
@@ -1553,6 +1619,16 @@ t_processes() {
     until_true gone
     is 'SIGKILL leaves no process' 0 $?
     rm -rf "$tmp/rdv"
+    # after a signal nothing is written any more
+    bg S $P send k 0 1 /dev/zero
+    bg R $P recv k 1 0 "$tmp/got"
+    until_true test -s "$tmp/got"
+    children=$(below "$(pid R)")
+    kill "$(pid R)"
+    ended R
+    is 'after a signal no process is left' '143 0' "$status $(for p in $children; do kill -0 "$p" 2>/dev/null && echo "$p"; done | wc -l)"
+    ended S
+    is 'and the sender knows' 1 "$status"
     # a stream's process that dies takes its registration with it
     bg S "$P" send k 0 1 "$tmp/in"
     until_true test -f "$tmp/rdv/k/N_0"
