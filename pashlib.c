@@ -224,12 +224,14 @@ static struct settings {
 } set = { .level = LOG_INFO };
 
 /* Write a line to standard error. One whose reader has gone stops nothing: the SIGPIPE that this
- * causes is taken back. */
+ * causes is taken back. Nor does one that is stuck: after a second the line is dropped. */
 static void log_write(const char *line, size_t len) {
+    struct pollfd room = { 2, POLLOUT, 0 };
     sigset_t sigpipe, before, pending;
     int sig;
     sigemptyset(&sigpipe);
     sigaddset(&sigpipe, SIGPIPE);
+    if (poll(&room, 1, 1000) < 1) return;
     sigprocmask(SIG_BLOCK, &sigpipe, &before);
     if (write(2, line, len) < 0 && errno == EPIPE && sigpending(&pending) == 0
         && sigismember(&pending, SIGPIPE)) sigwait(&sigpipe, &sig);
@@ -288,9 +290,8 @@ static int parse_ms(void *at, const char *v, char *why) {
 
 static int parse_level(void *at, const char *v, char *why) {
     static const char *const names[] = { "error", "info", "debug" };
-    for (*(int *)at = 0; *(int *)at < (int)COUNT(names); ++*(int *)at)
-        if (strcmp(v, names[*(int *)at]) == 0) return 1;
-    *(int *)at = LOG_INFO;
+    for (int i = 0; i < (int)COUNT(names); i++)
+        if (strcmp(v, names[i]) == 0) { *(int *)at = i; return 1; }
     return fail(why, "want error, info or debug");
 }
 
@@ -315,7 +316,7 @@ static int parse_host(struct host *h, const char *v, char *why) {
         return ip_usable(&a) || fail(why, "%s is not the address of one host", h->name);
     last = strrchr(h->name, '.');
     last = last ? last + 1 : h->name;
-    if (!last[strspn(last, "0123456789")] || h->name[strspn(h->name, letters)])
+    if ((*last && !last[strspn(last, "0123456789")]) || h->name[strspn(h->name, letters)])
         return fail(why, "\"%s\" is no host name", h->name);
     return 1;
 }
@@ -599,7 +600,7 @@ struct lookup { int n; struct addr at[8]; char why[WHY_MAX]; };     /* what was 
  * first. */
 static void lookup_now(const struct host *h, struct lookup *found) {
     struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *list = NULL;
-    int error = 0;
+    int error;
     found->n = ip_parse(h->name, &found->at[0]);
     found->at[0].port = h->port;
     if (found->n) return;
@@ -686,8 +687,7 @@ static int stun_decode(const unsigned char *m, size_t len, const unsigned char *
         take(&c, -n & 3);                                   /* padding to 4 bytes (RFC 8489, 14) */
         if (c.bad) return fail(why, "attribute 0x%04x runs past the end", kind);
         if (kind == 0x0020 && !exact && !(exact = stun_address(v, xor, a, why))) return STUN_DROP;
-        if (kind == 0x0001 && !exact && !plain && !(plain = stun_address(v, zero, a, why)))
-            return STUN_DROP;
+        if (kind == 0x0001 && !exact && !plain) plain = stun_address(v, zero, a, why);
         if (kind == 0x0009 && n >= 4 && !code) {                /* ERROR-CODE (RFC 8489, 14.8) */
             code = (v.p[2] & 7) * 100 + v.p[3];
             fail(why, "error %d %.*s", code, n > 132 ? 128 : (int)n - 4, (const char *)v.p + 4);
@@ -700,7 +700,7 @@ static int stun_decode(const unsigned char *m, size_t len, const unsigned char *
 /* One stream's question to one server. */
 struct query {
     enum { QUERY_NEW, QUERY_WAITS, QUERY_ANSWERED, QUERY_FAILED } state;
-    int fd, next, sends;               /* fd: UDP; next: which of the server's addresses is next */
+    int fd, next, sends, slot;              /* UDP; its next address; sent; where poll() has it */
     unsigned char id[12];
     deadline resend;
     struct addr mapped;
@@ -876,14 +876,12 @@ static int imds_get(const char *path, char *m, struct http *h, deadline end, cha
                 return fail(why, "its token has %zu bytes", h->body_len);
             sprintf(headers, "X-aws-ec2-metadata-token: %.*s\r\n", TOKEN_MAX, token);
         }
-        else if (s != 401 && s != 403 && s != 404 && s != 405 && s < 500)
-            return fail(why, "PUT /latest/api/token: status %d", s);
-        else fail(why, "status %d", s);
+        fail(why, "PUT /latest/api/token: status %d", s);
+        if (s != 200 && s != 401 && s != 403 && s != 404 && s != 405 && s < 500) return 0;
     }
     if (!*headers && set.imds_v1_off) {
-        char reason[WHY_MAX];
-        memcpy(reason, why, sizeof reason);
-        return fail(why, "no token (%.300s), and AWS_EC2_METADATA_V1_DISABLED is true", reason);
+        size_t n = strlen(why);
+        return snprintf(why + n, WHY_MAX - n, ", and AWS_EC2_METADATA_V1_DISABLED is true") < 0;
     }
     return imds_ask(&to, "GET", path, headers, m, h, end, why);
 }
@@ -897,10 +895,11 @@ static void imds_job(int fd, const void *arg) {
     char m[HTTP_MAX], *text;
     if (imds_get("/latest/meta-data/public-ipv4", m, &h, *(const deadline *)arg, a.why)) {
         text = m + h.body;
-        while (h.body_len && strchr(" \t\r\n", text[h.body_len - 1])) text[--h.body_len] = 0;
+        for (char *end; h.body_len && *(end = text + h.body_len - 1) && strchr(" \t\r\n", *end);
+             h.body_len--) *end = 0;
         if (h.status == 404) fail(a.why, "this instance has no public IPv4 address");
         else if (h.status != 200) fail(a.why, "GET public-ipv4: status %d", h.status);
-        else if (strlen(text) != h.body_len || !ip_parse(text, &a.ip) || !addr_is_v4(&a.ip)
+        else if (strlen(text) != h.body_len || strchr(text, ':') || !ip_parse(text, &a.ip)
                  || !ip_usable(&a.ip)) fail(a.why, "\"%.64s\" is no public IPv4 address", text);
         else a.good = 1;
     }
@@ -1009,8 +1008,9 @@ static int settle(struct discovery *d, int i) {
     }
     failed = !waits || !ms_left(d->end);
     if (!head_over && !failed && (!first || (d->both && !second))) return 0;
-    if (first && second) s->mapping = addr_same(&first->mapped, &second->mapped)
-                                    ? "endpoint-independent" : "endpoint-dependent";
+    if (first && second && addr_is_v4(&first->mapped) == addr_is_v4(&second->mapped))
+        s->mapping = addr_same(&first->mapped, &second->mapped) ? "endpoint-independent"
+                                                                : "endpoint-dependent";
     if (first) return use(s, "stun", &first->mapped, first->mapped.port);
     stun_reasons(d, i, s->why);
     if (set.public_addr.port) return use(s, "PASH_PUBLIC_ADDR", &set.public_addr, s->local.port);
@@ -1033,23 +1033,28 @@ static void server_known(struct discovery *d, int k) {
 
 /* Wait until something has come or is due, and take it. */
 static void discovery_turn(struct discovery *d, struct pollfd *fds) {
-    deadline next = ms_left(d->head) ? d->head : d->end;
-    int queries = d->n * d->servers, r;
-    struct pollfd *meta = fds + queries, *look = meta + 1;
+    deadline next = ms_left(d->head) ? sooner(d->head, d->end) : d->end;
+    int queries = d->n * d->servers, nfds = 0;          /* poll() takes no more than may be open */
+    struct pollfd *meta, *look;
     for (int i = 0; i < queries; i++) {
         struct query *q = &d->queries[i];
-        fds[i] = (struct pollfd){ q->state == QUERY_WAITS ? q->fd : -1, POLLIN, 0 };
-        if (q->state == QUERY_WAITS) next = sooner(next, q->resend);
+        q->slot = nfds;
+        if (q->state != QUERY_WAITS) continue;
+        fds[nfds++] = (struct pollfd){ q->fd, POLLIN, 0 };
+        next = sooner(next, q->resend);
     }
+    meta = fds + nfds;
+    look = meta + 1;
     *meta = (struct pollfd){ d->imds.pid ? d->imds.fd : -1, POLLIN, 0 };
     if (d->imds.pid) next = ms_left(d->end) ? sooner(next, d->imds_end) : d->imds_end;
     for (int k = 0; k < d->servers; k++)
         look[k] = (struct pollfd){ d->server[k].look.pid ? d->server[k].look.fd : -1, POLLIN, 0 };
-    r = wait_for(fds, (size_t)(queries + 1 + d->servers), next);
+    wait_for(fds, (size_t)(nfds + 1 + d->servers), next);
 
     for (int i = 0; i < queries; i++) {
         struct query *q = &d->queries[i];
-        if (r && fds[i].revents) stun_read(q);
+        if (q->state != QUERY_WAITS) continue;
+        if (fds[q->slot].revents) stun_read(q);
         if (q->state == QUERY_WAITS && q->fd >= 0 && !ms_left(q->resend)) stun_send(q);
         if (q->state == QUERY_WAITS && q->fd < 0)
             stun_start(q, &d->server[i % d->servers].found, d->streams[i / d->servers].local.port);
@@ -1381,8 +1386,8 @@ static int dir_make(const char *path, char *why) {
     return !(st.st_mode & 022) || fail(why, "%s can be written by others", path);
 }
 
-static void dir_file(const struct rdv *r, unsigned node, char *path) {
-    sprintf(path, "%s/N_%u", r->dir, node);
+static void dir_file(const struct rdv *r, const char *what, unsigned node, char *path) {
+    sprintf(path, "%s/%s_%u", r->dir, what, node);
 }
 
 /* Read the registration of NODE into TEXT; what cannot be read counts as absent, "". */
@@ -1391,7 +1396,7 @@ static void dir_read(const struct rdv *r, unsigned node, char *text) {
     struct stat st;
     ssize_t n = -1;
     int fd;
-    dir_file(r, node, path);
+    dir_file(r, "N", node, path);
     fd = open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
     if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size <= REGISTRATION_MAX)
         n = read(fd, text, REGISTRATION_MAX);
@@ -1403,16 +1408,14 @@ static void dir_read(const struct rdv *r, unsigned node, char *text) {
  * is what was there before. The peer removes the key's directory when it is empty: then once more.
  * */
 static int dir_publish(struct rdv *r, char *why) {
-    char path[sizeof r->dir + 16], beside[sizeof path + 24], suffix[17];
-    unsigned char random[8];
+    char path[sizeof r->dir + 16], beside[sizeof r->dir + 16];
     size_t len = strlen(r->mine);
     dir_read(r, r->s->peer, r->theirs);
-    dir_file(r, r->s->me, path);
-    random_bytes(random, sizeof random);
-    hex(random, sizeof random, suffix);
-    sprintf(beside, "%s/.%s", r->dir, suffix);
+    dir_file(r, "N", r->s->me, path);
+    dir_file(r, ".N", r->s->me, beside);                    /* what a crash left of it goes, too */
     for (int tries = 0, fd, good; tries < 100; tries++) {
         if (!dir_make(set.rdv.name, why) || !dir_make(r->dir, why)) return 0;
+        unlink(beside);
         fd = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
         if (fd < 0 && errno == ENOENT) continue;
         if (fd < 0) return fail(why, "%s: %s", beside, strerror(errno));
@@ -1428,7 +1431,7 @@ static int dir_publish(struct rdv *r, char *why) {
  * */
 static int dir_withdraw(struct rdv *r, char *why) {
     char path[sizeof r->dir + 16], text[REGISTRATION_MAX + 1];
-    dir_file(r, r->s->me, path);
+    dir_file(r, "N", r->s->me, path);
     dir_read(r, r->s->me, text);
     if (strcmp(text, r->mine) == 0 && unlink(path) < 0 && errno != ENOENT)
         return fail(why, "%s: %s", path, strerror(errno));
@@ -1452,25 +1455,26 @@ static void news_send(int fd, const struct news *news) {
  * end of FD, or dies, and then withdraws. */
 static void rdv_run(int fd, const struct stream *s) {
     struct rdv r = { .s = s };
-    char name[3 * NAME_LEN + 1], before[sizeof r.theirs], last[sizeof r.theirs] = "?";
-    struct news news = { .what = NEWS_FAILED };
-    int pause = FIRST_PAUSE_MS;
+    char name[3 * NAME_LEN + 1], last[sizeof r.theirs];
+    struct news news = { .what = NEWS_FAILED, .before = 1 };
+    int pause = FIRST_PAUSE_MS, told = 0, same;
     key_to_name(s->key, name);
     sprintf(r.dir, "%s/%s", set.rdv.name, name);
     sprintf(r.mine, "{\"local_addr\":\"%s\",\"external_addr\":\"%s\"}",
             SHOW(&s->local), SHOW(&s->external));
     if (!dir_publish(&r, news.why)) { news_send(fd, &news); return; }
-    strcpy(before, r.theirs);
     do {
+        strcpy(last, r.theirs);
         dir_read(&r, s->peer, r.theirs);
-        if (strcmp(last, r.theirs) != 0) {
+        same = strcmp(last, r.theirs) == 0;
+        news.before = news.before && same;
+        if (!same || !told) {
             news.local = registration_get(r.theirs, strlen(r.theirs), "local_addr");
             news.external = registration_get(r.theirs, strlen(r.theirs), "external_addr");
             news.what = news.local.port || news.external.port ? NEWS_PEER : NEWS_ABSENT;
-            news.before = strcmp(before, r.theirs) == 0;
             news_send(fd, &news);
         }
-        strcpy(last, r.theirs);
+        told = 1;
         pause = pause + pause / 10 < PAUSE_MS ? pause + pause / 10 : PAUSE_MS;
     } while (!wait_for_one(fd, POLLIN, after(pause)));
     if (!dir_withdraw(&r, news.why)) say(LOG_ERROR, "withdrawing the registration: %s", news.why);
@@ -1480,7 +1484,7 @@ static void rdv_run(int fd, const struct stream *s) {
  * Listens on the stream's port and connects from it, until one connection is proven and chosen.
  * Touches the network (TCP); talks to the rendezvous process. */
 
-enum { TARGETS_MAX = 3, UNPROVEN_MAX = 32, CONNS_MAX = 3 * TARGETS_MAX + UNPROVEN_MAX };
+enum { TARGETS_MAX = 3, UNPROVEN_MAX = 32, CONNS_MAX = TARGETS_MAX + UNPROVEN_MAX + 1 };
 enum { HELLO = 36, HANDSHAKE_MS = 5000, GRACE_MS = 5000, BACKOFF_MS = 100, BACKOFF_MAX_MS = 5000 };
 enum { BURST = 20, TENTH_MS = 100, RETRY_MS = 1000 };
 enum step { STEP_CONNECT, STEP_HELLO, STEP_PROOF, STEP_GO, STEP_CHOSEN, STEP_FATAL, STEP_DEAD };
@@ -1658,27 +1662,27 @@ static void target_try(struct punch *p, int i) {
         || !socket_bind(fd, p->s->local.port)) error = errno;
     else error = socket_connect(fd, &t->to);
     t->busy = !error || error == EINPROGRESS;
-    if (t->busy) conn_add(p, fd, i, &t->to);
-    if (!error) conn_up(p, &p->conns[p->nconns - 1]);
-    if (t->busy) return;
+    if (t->busy) { conn_add(p, fd, i, &t->to); return; }        /* poll() says when it is up */
     close_fd(&fd);
     target_failed(p, t, error, 1);
 }
 
-static int conn_is_unproven(const struct conn *c) {
-    return c->target < 0 && (c->step == STEP_HELLO || c->step == STEP_PROOF);
-}
-
-/* Forget the connections that are dead, and the oldest unproven accepted ones where there are too
- * many. */
+/* Forget the connections that are dead. Of those that are no target's UNPROVEN_MAX stay; the
+ * oldest go first, but those that have proven least before all others: a stranger's harms nobody
+ * else's. */
 static void conns_tidy(struct punch *p) {
-    int live = 0, unproven = 0;
-    for (int i = 0; i < p->nconns; i++) unproven += conn_is_unproven(&p->conns[i]);
-    for (int i = 0; i < p->nconns; i++) {
-        struct conn *c = &p->conns[i];
-        if (conn_is_unproven(c) && unproven-- > UNPROVEN_MAX) conn_failed(p, c, "too many came");
-        if (c->step != STEP_DEAD) p->conns[live++] = *c;
+    int live = 0, strange = 0;
+    for (int i = 0; i < p->nconns; i++)
+        strange += p->conns[i].target < 0 && p->conns[i].step != STEP_DEAD;
+    for (int step = STEP_HELLO; step <= STEP_GO; step++) {
+        for (int i = 0; i < p->nconns && strange > UNPROVEN_MAX; i++) {
+            if (p->conns[i].target >= 0 || (int)p->conns[i].step != step) continue;
+            conn_failed(p, &p->conns[i], "too many came after it");
+            strange--;
+        }
     }
+    for (int i = 0; i < p->nconns; i++)
+        if (p->conns[i].step != STEP_DEAD) p->conns[live++] = p->conns[i];
     p->nconns = live;
 }
 
@@ -1721,7 +1725,6 @@ static int punch_news(struct punch *p, int rdv, char *why) {
         p->conns[i].target = -1;
         if (p->conns[i].step == STEP_CONNECT) conn_drop(&p->conns[i]);
     }
-    conns_tidy(p);
     p->local = news.local;
     mixed = p->external = news.external;
     mixed.port = news.local.port;
@@ -1740,9 +1743,8 @@ static int punch_news(struct punch *p, int rdv, char *why) {
 
 /* Say in WHY that nothing came of it, and of what. */
 static int punch_failed(struct punch *p, char *why) {
-    static const struct addr none;
-    const char *e = addr_same(&p->external, &none) ? "none" : SHOW(&p->external);
-    const char *l = addr_same(&p->local, &none) ? "none" : SHOW(&p->local), *sep = ": ";
+    const char *e = p->external.port ? SHOW(&p->external) : "none", *sep = ": ";
+    const char *l = p->local.port ? SHOW(&p->local) : "none";
     double seconds = (double)((after(50).at - p->began.at) / 100) / 10;
     size_t at;
     if (!p->known) return fail(why, "node %u did not register at %s within %g s", p->s->peer,
@@ -1768,18 +1770,17 @@ static int punch_failed(struct punch *p, char *why) {
 /* Wait for what comes next until LIMIT, and take it. 1: go on. 0: WHY. */
 static int punch_turn(struct punch *p, int rdv, deadline limit, char *why) {
     struct pollfd fds[2 + CONNS_MAX] = { { rdv, POLLIN, 0 } };
-    int n = p->nconns, full = n >= CONNS_MAX - TARGETS_MAX;
+    int n = p->nconns;
     deadline next = limit;
     for (int i = 0; i < p->ntargets; i++)
-        if (!p->targets[i].busy && ms_left(p->limit) && n < CONNS_MAX)
-            next = sooner(next, p->targets[i].retry);
+        if (!p->targets[i].busy && ms_left(p->limit)) next = sooner(next, p->targets[i].retry);
     for (int i = 0; i < n; i++) {
         struct conn *c = &p->conns[i];
         fds[2 + i] = (struct pollfd){ c->fd, c->step == STEP_CONNECT ? POLLOUT : POLLIN, 0 };
         next = sooner(next, c->end);
     }
     if (ms_left(p->accepting)) next = sooner(next, p->accepting);      /* no descriptor was free */
-    fds[1] = (struct pollfd){ full || ms_left(p->accepting) ? -1 : p->s->listener, POLLIN, 0 };
+    fds[1] = (struct pollfd){ ms_left(p->accepting) ? -1 : p->s->listener, POLLIN, 0 };
     wait_for(fds, (size_t)(2 + n), next);
     for (int i = 0; i < n; i++) {
         struct conn *c = &p->conns[i];
@@ -1802,8 +1803,8 @@ static int punch(struct stream *s, int rdv, char *why) {
         for (int i = 0; i < p.nconns; i++)             /* until the lower node has given up, too */
             if (p.conns[i].step == STEP_GO) limit.at = p.limit.at + GRACE_MS;
         for (int i = 0; i < p.ntargets; i++)
-            while (p.nconns < CONNS_MAX && ms_left(p.limit) && !p.targets[i].busy
-                   && !ms_left(p.targets[i].retry)) target_try(&p, i);
+            while (ms_left(p.limit) && !p.targets[i].busy && !ms_left(p.targets[i].retry))
+                target_try(&p, i);
         good = ms_left(limit) ? punch_turn(&p, rdv, limit, why) : punch_failed(&p, why);
         for (int i = 0; i < p.nconns && good && chosen < 0; i++) {
             struct conn *c = &p.conns[i];

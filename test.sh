@@ -340,7 +340,7 @@ for i in range(45):
     except OSError: break
 for i in range(4): register()
 END
-cat >"$tmp/tty.py" <<'END'
+cat >"$tmp/terminal.py" <<'END'
 # pashlib recv into a terminal that shows nothing for 65 s. argv: the words of the command.
 import os, pty, subprocess, sys, time, tty
 m, s = pty.openpty()
@@ -413,6 +413,7 @@ static void stun(void)
           "[2001:db8:1234:5678:11:2233:4455:6677]:32853" },
         { "MAPPED-ADDRESS", HEAD("000c") "00010008 00018055 c0000201", "192.0.2.1:32853" },
         { "MAPPED before XOR-MAPPED", HEAD("0018") "00010008 00018055 c0000202 00200008 0001a147 e112a643", "192.0.2.1:32853" },
+        { "bad MAPPED before XOR-MAPPED", HEAD("0018") "00010008 00010000 00000000 00200008 0001a147 e112a643", "192.0.2.1:32853" },
         { "MAPPED after XOR-MAPPED", HEAD("0018") "00200008 0001a147 e112a643 00010008 00018055 c0000202", "192.0.2.1:32853" },
         { "first of two XOR-MAPPED", HEAD("0018") "00200008 0001a147 e112a643 00200008 0001a148 e112a644", "192.0.2.1:32853" },
         { "unknown comprehension-required attribute", HEAD("0014") "7fff0001 00000000 00200008 0001a147 e112a643", "192.0.2.1:32853" },
@@ -956,6 +957,13 @@ END
     has 'servers that differ' "$tmp/out" '^mapping=endpoint-dependent$'
     addr PASH_STUN_SERVER="127.0.0.1:$(stun_port good),127.0.0.1:$(stun_port silent)"
     is 'no second answer, no mapping' '0 0' "$status $(grep -c mapping "$tmp/out")"
+    addr PASH_STUN_SERVER="127.0.0.1:$(stun_port good),127.0.0.1:$(stun_port ipv6)"
+    is 'IPv4 and IPv6 do not compare' '0 0' "$status $(grep -c mapping "$tmp/out")"
+    before=$(date +%s%N)
+    addr PASH_STUN_TIMEOUT_MS=50 PASH_STUN_SERVER="127.0.0.1:$(stun_port silent)"
+    is 'a time-out below the head start is kept' 1 "$((($(date +%s%N) - before) / 1000000 < 400))"
+    addr PASH_STUN_SERVER=no.such.name.invalid.
+    has 'a name that ends with a dot' "$tmp/err" 'name look-up of no.such.name.invalid.: '
     addr PASH_STUN_SERVER=no.such.name.invalid
     has 'a name that is none' "$tmp/err" '^pashlib: STUN discovery failed: no.such.name.invalid:3478: name look-up of no.such.name.invalid: '
     # RFC 8489's schedule: 0, 500, 1500, 3500 ms; one transaction id; 20 bytes
@@ -1038,7 +1046,7 @@ closed|cut in its head\|reset
 put400|PUT /latest/api/token: status 400
 END
     meta v1 AWS_EC2_METADATA_V1_DISABLED=TRUE
-    has 'IMDSv1 disabled' "$tmp/err" 'query failed: no token (status 403), and AWS_EC2_METADATA_V1_DISABLED is true'
+    has 'IMDSv1 disabled' "$tmp/err" 'query failed: PUT /latest/api/token: status 403, and AWS_EC2_METADATA_V1_DISABLED is true'
     meta v2 AWS_EC2_METADATA_V1_DISABLED=true
     has 'IMDSv1 disabled, v2 there' "$tmp/out" '^source=imds$'
     meta v2 AWS_EC2_METADATA_DISABLED=True
@@ -1219,6 +1227,13 @@ t_connect() {
     has 'a leftover that goes: 5 s more' "$tmp/S.err" 'within 5.* s: '
     mkdir -m 700 "$tmp/rdv/k"
     echo '{"local_addr":"127.0.0.1:9"}' >"$tmp/rdv/k/N_1"
+    bg S env PASH_CONNECT_TIMEOUT_MS=700 $P send k 0 1 "$tmp/in"
+    until_true grep -q connecting "$tmp/S.err"
+    mv "$tmp/rdv/k/N_1" "$tmp/away"
+    sleep 0.6
+    mv "$tmp/away" "$tmp/rdv/k/N_1"
+    ended S
+    has 'a leftover that goes and comes back is one no more' "$tmp/S.err" 'within 0.[78] s: '
     bg S env PASH_CONNECT_TIMEOUT_MS=2000 $P send k 0 1 "$tmp/in"
     until_true grep -q connecting "$tmp/S.err"
     rm -f "$tmp/out1"
@@ -1530,7 +1545,7 @@ long_start() {
     bg LR4 env PASH_RENDEZVOUS="dir:$tmp/long" $P recv late 1 0 "$tmp/long-o4"
     if command -v python3 >/dev/null; then
         bg LS5 env PASH_RENDEZVOUS="dir:$tmp/long" sh -c "seq 100000 | $P send tty 0 1"
-        bg LR5 env PASH_RENDEZVOUS="dir:$tmp/long" python3 "$tmp/tty.py" $P recv tty 1 0
+        bg LR5 env PASH_RENDEZVOUS="dir:$tmp/long" python3 "$tmp/terminal.py" $P recv tty 1 0
     fi
     long_began=$(date +%s)
 }
