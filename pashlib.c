@@ -61,8 +61,8 @@
 #define COUNT(array) (sizeof (array) / sizeof *(array))
 
 /* ---- 1. addresses: parse, print, compare ------------------------------------------------------
- * Pure functions. An address is held as IPv6, an IPv4 one as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2),
- * so that one dual-stack socket serves both families. */
+ * Pure functions. An address is held as IPv6, an IPv4 one as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2), so
+ * that one dual-stack socket serves both families. */
 
 enum { WHY_MAX = 512, HOST_MAX = 254, ADDR_TEXT = 56 };    /* sizes of texts, their NUL included */
 
@@ -109,8 +109,8 @@ static int host_port(const char *s, char *host, unsigned *port) {
     return 1;
 }
 
-/* An IPv4 or IPv6 literal, without brackets. 1: the address of *A is set, its port is not touched.
- * */
+/* An IPv4 or IPv6 literal, without brackets. 1: the address of *A is set, its port is not
+ * touched. */
 static int ip_parse(const char *s, struct addr *a) {
     if (inet_pton(AF_INET6, s, a->ip) == 1) return 1;
     memcpy(a->ip, v4_prefix, 12);
@@ -131,8 +131,8 @@ static int addr_is_loopback(const struct addr *a) {
     return addr_is_v4(a) ? a->ip[12] == 127 : memcmp(a->ip, v6, 16) == 0;
 }
 
-/* Whether it can be one host's: not unspecified, not multicast, not the limited broadcast address.
- * */
+/* Whether it can be one host's: not unspecified, not multicast, not the limited broadcast
+ * address. */
 static int ip_usable(const struct addr *a) {
     static const unsigned char zero[16], ones[4] = { 0xff, 0xff, 0xff, 0xff };
     if (!addr_is_v4(a)) return memcmp(a->ip, zero, 16) != 0 && a->ip[0] != 0xff;
@@ -340,8 +340,7 @@ static int parse_servers(void *at, const char *v, char *why) {
     }
 }
 
-/* dir:PATH, trailing slashes dropped (behind them lstat would follow a link), or dynamodb:TABLE.
- * */
+/* dir:PATH, trailing slashes dropped (behind them lstat would follow a link), or dynamodb:TABLE. */
 static int parse_place(void *at, const char *v, char *why) {
     struct place *p = at;
     size_t len = strlen(v);
@@ -408,7 +407,7 @@ static const char *environment(const char *name) { /* an empty value is as good 
 
 /* Read the environment into `set`, every value checked, used or not. 0: said which are wrong. */
 static int settings_read(void) {
-    char why[WHY_MAX], dflt[PLACE_MAX];
+    char why[WHY_MAX], dflt[PATH_MAX];
     const char *tmp = environment("TMPDIR") ? environment("TMPDIR") : "/tmp";
     int bad = 0;
     for (const struct setting *t = table; t < table + COUNT(table); t++) {
@@ -418,9 +417,11 @@ static int settings_read(void) {
         bad = 1;
     }
     if (set.rdv.kind != RDV_UNSET) return !bad;
-    snprintf(dflt, sizeof dflt, "dir:%.900s/pashlib-%lu", tmp, (unsigned long)geteuid());
-    parse_place(&set.rdv, set.region || set.default_region ? "dynamodb:rdv" : dflt, why);
-    return !bad;
+    snprintf(dflt, sizeof dflt, "dir:%s/pashlib-%lu", tmp, (unsigned long)geteuid());
+    if (set.region || set.default_region) strcpy(dflt, "dynamodb:rdv");
+    if (parse_place(&set.rdv, dflt, why)) return !bad;
+    say(LOG_ERROR, "TMPDIR is \"%s\": %s", tmp, why);
+    return 0;
 }
 
 /* ---- 3. clock, descriptors, jobs --------------------------------------------------------------
@@ -572,7 +573,7 @@ static int job_start(struct job *j, void (*run)(int, const void *), const void *
     j->fd = fd[0];
     if (j->pid > 0) return 1;
     fail(why, "fork: %s", strerror(errno));
-    close(fd[0]);
+    close_fd(&j->fd);
     j->pid = 0;
     return 0;
 }
@@ -626,8 +627,7 @@ static void lookup_job(int fd, const void *arg) {
 }
 
 /* ---- 4. STUN (RFC 8489): ask a server from which address it sees us ---------------------------
- * Decoding is pure; stun_start(), stun_send() and stun_read() touch the network (UDP). No files.
- * */
+ * Decoding is pure; stun_start(), stun_send() and stun_read() touch the network (UDP). No files. */
 
 enum { STUN_MAX = 1500, STUN_RTO_MS = 500, STUN_SENDS = 5 };
 enum { STUN_DROP, STUN_ADDRESS, STUN_ERROR };
@@ -650,9 +650,9 @@ static unsigned take16(struct cursor *c) {
     return p ? (unsigned)(p[0] << 8 | p[1]) : 0;
 }
 
-/* The value of (XOR-)MAPPED-ADDRESS (RFC 8489, 14.1 and 14.2): a zero byte, the family, the port,
- * 4 or 16 bytes of address, in network order. XOR: 16 bytes, the cookie and the id, or zeros. 1:
- * *A is set. */
+/* The value of (XOR-)MAPPED-ADDRESS (RFC 8489, 14.1 and 14.2): a zero byte, the family, the port, 4
+ * or 16 bytes of address, in network order. XOR: 16 bytes, the cookie and the id, or zeros. 1: *A
+ * is set. */
 static int stun_address(struct cursor v, const unsigned char *xor, struct addr *a, char *why) {
     unsigned family = take16(&v) & 0xff, port = take16(&v);
     size_t n = family == 1 ? 4 : family == 2 ? 16 : 0;
@@ -756,8 +756,7 @@ static void stun_read(struct query *q) {
 
 /* ---- 5. HTTP and the instance metadata service (IMDS) -----------------------------------------
  * Decoding is pure; http_ask() touches the network (TCP). IMDS is asked in a job, in plain
- * sequence; see AWS, "Use the Instance Metadata Service to access instance metadata". No files.
- * */
+ * sequence; see AWS, "Use the Instance Metadata Service to access instance metadata". No files. */
 
 enum { HTTP_MAX = 16384, TOKEN_MAX = 2048, IMDS_MS = 2000, IMDS_TOKEN_MS = 1000 };
 
@@ -908,8 +907,7 @@ static void imds_job(int fd, const void *arg) {
 
 /* ---- 6. discovery: the address that others see, for all streams at once -----------------------
  * STUN has a head start; then the fallback chain is asked too: PASH_PUBLIC_ADDR, PASH_PUBLIC_IP,
- * IMDS, the local address. Touches the network: listens on a port a stream, asks STUN and IMDS.
- * */
+ * IMDS, the local address. Touches the network: listens on a port a stream, asks STUN and IMDS. */
 
 enum { HEAD_START_MS = 750 };
 
@@ -927,8 +925,8 @@ struct discovery {
     struct imds_answer meta;
 };
 
-/* Take a port for S: FIRST, or the next that is free; 0: any. TCP and UDP, each without sharing,
- * so that no two processes get the same; then sharing is allowed, to the sockets that connect from
+/* Take a port for S: FIRST, or the next that is free; 0: any. TCP and UDP, each without sharing, so
+ * that no two processes get the same; then sharing is allowed, to the sockets that connect from
  * it. */
 static int port_take(struct stream *s, unsigned first, char *why) {
     struct sockaddr_storage ss;
@@ -1073,8 +1071,7 @@ static void discovery_turn(struct discovery *d, struct pollfd *fds) {
     }
 }
 
-/* The phrases that users search for, kept word for word. The metadata line comes once a process.
- * */
+/* The phrases that users search for, kept word for word. The metadata line comes once a process. */
 static void discovery_say(const struct stream *s, const struct imds_answer *meta, int *meta_said) {
     const char *local = SHOW(&s->local), *outer = SHOW(&s->external);
     set.who = s->key ? s : NULL;
@@ -1230,9 +1227,9 @@ static void hex(const unsigned char *p, size_t n, char *text) {
 }
 
 /* ---- 8. rendezvous: tell the peer my addresses and learn its ----------------------------------
- * It runs in a process of its own beside the stream's, so that a slow file system or network
- * never holds up connecting. Touches files below the directory of PASH_RENDEZVOUS. The JSON
- * reader is pure. */
+ * It runs in a process of its own beside the stream's, so that a slow file system or network never
+ * holds up connecting. Touches files below the directory of PASH_RENDEZVOUS. The JSON reader is
+ * pure. */
 
 enum { REGISTRATION_MAX = 4096, JSON_DEPTH = 32, NAME_LEN = 255 };
 enum { FIRST_PAUSE_MS = 20, PAUSE_MS = 200, WITHDRAW_MS = 5000, WITHDRAW_HASTE_MS = 1000 };
@@ -1405,8 +1402,8 @@ static void dir_read(const struct rdv *r, unsigned node, char *text) {
 }
 
 /* Write my registration beside its place and rename it, so that nobody reads half of it. r->theirs
- * is what was there before. The peer removes the key's directory when it is empty: then once more.
- * */
+ * is what was there before. The peer removes the key's directory when it is empty: then once
+ * more. */
 static int dir_publish(struct rdv *r, char *why) {
     char path[sizeof r->dir + 16], beside[sizeof r->dir + 16];
     size_t len = strlen(r->mine);
@@ -1427,8 +1424,8 @@ static int dir_publish(struct rdv *r, char *why) {
     return fail(why, "%s is removed again and again", r->dir);
 }
 
-/* Remove my registration, if it is still mine, and the key's directory, if nothing else is in it.
- * */
+/* Remove my registration, if it is still mine, and the key's directory, if nothing else is in
+ * it. */
 static int dir_withdraw(struct rdv *r, char *why) {
     char path[sizeof r->dir + 16], text[REGISTRATION_MAX + 1];
     dir_file(r, "N", r->s->me, path);
@@ -1451,8 +1448,8 @@ static void news_send(int fd, const struct news *news) {
     send(fd, news, sizeof *news, MSG_NOSIGNAL);              /* nobody there? poll() will say so */
 }
 
-/* The rendezvous process of stream S: it registers, looks until the stream's process closes its
- * end of FD, or dies, and then withdraws. */
+/* The rendezvous process of stream S: it registers, looks until the stream's process closes its end
+ * of FD, or dies, and then withdraws. */
 static void rdv_run(int fd, const struct stream *s) {
     struct rdv r = { .s = s };
     char name[3 * NAME_LEN + 1], last[sizeof r.theirs];
@@ -1518,8 +1515,8 @@ struct punch {
     char other_why[64], unproven_why[WHY_MAX];          /* the last reason of each */
 };
 
-/* HELLO: "PASHLIB1" | role u8, 1 send, 2 recv | 3 zero bytes | me u32 | peer u32 | nonce 16 bytes.
- * */
+/* HELLO: "PASHLIB1" | role u8, 1 send, 2 recv | 3 zero bytes | me u32 | peer u32 | nonce 16
+ * bytes. */
 static void hello_encode(const struct stream *s, unsigned char *m) {
     memcpy(m, "PASHLIB1", 8);
     put32(m + 8, s->sends ? 1U << 24 : 2U << 24);
@@ -1570,7 +1567,7 @@ static void target_failed(struct punch *p, struct target *t, int error, int now)
     t->busy = 0;
     if (error == ETIMEDOUT) p->timed_out++;
     else if (refused) p->refused++;
-    else snprintf(p->other_why, sizeof p->other_why, "%s", (p->other++, strerror(error)));
+    else if (p->other++ >= 0) snprintf(p->other_why, sizeof p->other_why, "%s", strerror(error));
     if (t->tenth != wall / TENTH_MS) t->burst = 0;
     t->tenth = wall / TENTH_MS;
     t->retry = after(++t->burst < BURST ? 0 : TENTH_MS - wall % TENTH_MS);
@@ -1667,8 +1664,8 @@ static void target_try(struct punch *p, int i) {
     target_failed(p, t, error, 1);
 }
 
-/* Forget the connections that are dead. Of those that are no target's UNPROVEN_MAX stay; the
- * oldest go first, but those that have proven least before all others: a stranger's harms nobody
+/* Forget the connections that are dead. Of those that are no target's UNPROVEN_MAX stay; the oldest
+ * go first, but those that have proven least before all others: a stranger's harms nobody
  * else's. */
 static void conns_tidy(struct punch *p) {
     int live = 0, strange = 0;
@@ -1821,9 +1818,9 @@ static int punch(struct stream *s, int rdv, char *why) {
 }
 
 /* ---- 10. transfer: frames between a descriptor and the connection -----------------------------
- * Sender: u32 length, 1 to 1,048,576, and as many bytes, again and again; at the end a length of
- * 0 and u64 total. Receiver: every 15 s u64 2^64-2 while it lives; at the end u64 total, or
- * 2^64-1 where its reader went away. Big-endian. Touches PATH, standard input or output, and the
+ * Sender: u32 length, 1 to 1,048,576, and as many bytes, again and again; at the end a length of 0
+ * and u64 total. Receiver: every 15 s u64 2^64-2 while it lives; at the end u64 total, or 2^64-1
+ * where its reader went away. Big-endian. Touches PATH, standard input or output, and the
  * connection. */
 
 enum { FRAME_MAX = 1 << 20, ALIVE_MS = 15000, QUIET_MS = 60000, FINISH_MS = 10000 };
@@ -1881,8 +1878,8 @@ static int lost(char *why, bytes n) {
 
 struct heard { unsigned char in[8]; size_t have; bytes said; deadline quiet; };
 
-/* Take what the receiver says, without waiting. 1: its answer is in h->said. 0: none yet. -1: it
- * is gone. */
+/* Take what the receiver says, without waiting. 1: its answer is in h->said. 0: none yet. -1: it is
+ * gone. */
 static int hear(struct heard *h, int sock) {
     for (;;) {
         ssize_t n = recv(sock, h->in + h->have, sizeof h->in - h->have, 0);
@@ -1899,8 +1896,8 @@ static int hear(struct heard *h, int sock) {
 /* The frame on its way: HAVE bytes in BUF, of which the socket has taken DONE. */
 struct frame { unsigned char *buf; size_t have, done; int last; bytes given; }; /* given: in all */
 
-/* Fill it from IN; at the end of the input, with the end. 1: done, or nothing was there. 0: errno.
- * */
+/* Fill it from IN; at the end of the input, with the end. 1: done, or nothing was there. 0:
+ * errno. */
 static int frame_fill(struct frame *f, int in) {
     ssize_t n = read(in, f->buf + 4, PASHLIB_BUFFER);
     if (n < 0) return would_block();
@@ -1983,9 +1980,8 @@ struct frames {                             /* the reader of frames */
     int ended;
 };
 
-/* Take the next bytes from SOCK: of a header, or of a frame, at most MAX into BUF. Returns how
- * many came into BUF, 0 if none did. -1: errno; 0: the sender has gone, EPROTO: it is no sender.
- * */
+/* Take the next bytes from SOCK: of a header, or of a frame, at most MAX into BUF. Returns how many
+ * came into BUF, 0 if none did. -1: errno; 0: the sender has gone, EPROTO: it is no sender. */
 static ssize_t frames_read(struct frames *f, int sock, unsigned char *buf, size_t max) {
     size_t want = f->have >= 4 ? 12 : 4;
     ssize_t n = f->left ? recv(sock, buf, f->left < max ? f->left : max, 0)
@@ -2005,10 +2001,9 @@ static ssize_t frames_read(struct frames *f, int sock, unsigned char *buf, size_
 /* The output: HAVE bytes for it in BUF, of which DONE are written; WRITTEN in all. */
 struct sink { int fd, watch; size_t limit; unsigned char *buf; size_t have, done; bytes written; };
 
-/* FD is the output now. A receiver that slept in a write could not say that it lives: a
- * description of our own, where the system gives one, does not block; else what is written at a
- * time is what poll() promises room for. (Regular files do not sleep; and they may be opened for
- * append.) */
+/* FD is the output now. A receiver that slept in a write could not say that it lives: a description
+ * of our own, where the system gives one, does not block; else what is written at a time is what
+ * poll() promises room for. (Regular files do not sleep; and they may be opened for append.) */
 static void sink_open(struct sink *o, int fd) {
     struct stat st = { 0 };
     int own = -1;
@@ -2200,48 +2195,49 @@ static void let_go(struct stream *s, int n, const struct stream *one, int keep) 
     close_fd(&null);
 }
 
-struct all { struct stream *s; int n; struct stream *one; };     /* all streams, and one of them */
+/* What the two processes of a stream are given: all streams, their own, the way to the rendezvous
+ * process, and the signal mask that we were started with. */
+struct start { struct stream *all; int n; struct stream *s; int rdv; sigset_t mask; };
 
+/* Job: the rendezvous process, which no signal ends, since it is to withdraw. */
 static void rdv_job(int fd, const void *arg) {
-    const struct all *all = arg;
-    let_go(all->s, all->n, NULL, -1);
-    rdv_run(fd, all->one);
+    const struct start *start = arg;
+    let_go(start->all, start->n, NULL, -1);
+    rdv_run(fd, start->s);
 }
 
-/* The process of a stream: join it with its peer and carry it. Returns its exit status. */
-static int stream_run(const struct all *all, int rdv) {
-    struct stream *s = all->one;
+/* Job: join a stream with its peer and carry it. Its exit status is the stream's. */
+static void stream_job(int unused, const void *arg) {
+    const struct start *start = arg;
+    struct stream *s = start->s;
     char why[WHY_MAX];
     int fd = strcmp(s->path, "-") != 0 ? -1 : s->sends ? 0 : 1, sock, good;
-    let_go(all->s, all->n, s, fd);
-    sock = punch(s, rdv, why);
-    close(rdv);                                              /* so the registration is withdrawn */
+    close(unused);
+    sigprocmask(SIG_SETMASK, &start->mask, NULL);
+    let_go(start->all, start->n, s, fd);
+    sock = punch(s, start->rdv, why);
+    close(start->rdv);                                          /* the registration is withdrawn */
     good = sock >= 0;
     if (good && fd >= 0 && (fcntl(fd, F_GETFL) & O_ACCMODE) == (fd ? O_RDONLY : O_WRONLY))
         good = fail(why, "opening -: %s", strerror(EBADF));
     if (good) good = transfer(s, fd, sock, why);
     if (!good) say(LOG_ERROR, "%s", why);
-    return !good;
+    _exit(!good);
 }
 
-/* Start the two processes of a stream: that of its rendezvous, which no signal ends, since it is
- * to withdraw, and its own, with the signal mask MASK. 1: done. 0: said why not. */
-static int stream_start(const struct all *all, const sigset_t *mask) {
-    struct stream *s = all->one;
-    struct job rdv;
+/* Start both. 1: done. 0: said why not. */
+static int stream_start(struct start *start) {
+    struct job rdv = { 0, -1 }, stream = { 0, -1 };
     char why[WHY_MAX];
-    pid_t parent = getpid();
-    if (!job_start(&rdv, rdv_job, all, why)) { say(LOG_ERROR, "%s", why); return 0; }
-    s->rdv = rdv.pid;
-    s->child = fork();
-    if (s->child == 0) {
-        child_begin(parent);
-        sigprocmask(SIG_SETMASK, mask, NULL);
-        _exit(stream_run(all, rdv.fd));
-    }
-    if (s->child < 0) { say(LOG_ERROR, "fork: %s", strerror(errno)); s->child = 0; }
-    close(rdv.fd);
-    return s->child > 0;
+    int good = job_start(&rdv, rdv_job, start, why);
+    start->rdv = rdv.fd;
+    good = good && job_start(&stream, stream_job, start, why);
+    if (!good) say(LOG_ERROR, "%s", why);
+    start->s->rdv = rdv.pid;
+    start->s->child = stream.pid;
+    close_fd(&rdv.fd);
+    close_fd(&stream.fd);
+    return good;
 }
 
 static void nothing(int sig) { (void)sig; }
@@ -2304,21 +2300,20 @@ static int streams_left(struct stream *s, int n) {
 }
 
 /* Carry the N streams, each in a child of its own. Returns the exit status, or ends by the signal
- * it got. The parent's one wait is here: for its children, whose waits have deadlines, signals,
- * and an alarm. */
+ * it got. The parent's one wait is here: for its children, whose waits have deadlines, signals, and
+ * an alarm. */
 static int carry(struct stream *s, int n, sigset_t *wanted) {
-    sigset_t before;
+    struct start start = { .all = s, .n = n };
     char why[WHY_MAX];
     int status = 0, sig, got = 0;
     if (!discover(s, n, 0, why)) { say(LOG_ERROR, "%s", why); return 1; }
-    sigprocmask(SIG_BLOCK, wanted, &before);
+    sigprocmask(SIG_BLOCK, wanted, &start.mask);
     for (int i = 0; i < n; i++) {
-        struct all all = { s, n, &s[i] };
-        set.who = &s[i];
+        set.who = start.s = &s[i];
         s[i].rdv_end = after(WITHDRAW_MS).at;
-        if (!stream_start(&all, &before)) status = 1;
-        set.who = NULL;
+        if (!stream_start(&start)) status = 1;
     }
+    set.who = NULL;
     let_go(s, n, NULL, -1);
     while (streams_left(s, n)) {
         sigwait(wanted, &sig);
@@ -2356,13 +2351,12 @@ int main(int argc, char **argv) {
     int words = strcmp(first, "send") == 0 || strcmp(first, "recv") == 0;
     int n = words ? 1 : argc - 1, status = 0;
     char dash[] = "-", *word[STREAM_WORDS] = { [STREAM_WORDS - 1] = dash };
-    struct stream *s = calloc((size_t)argc + 1, sizeof *s);
+    struct stream *s;
     struct rlimit files;
     sigset_t wanted;
     standard_open();
     signals_begin(&wanted);
     signal(SIGPIPE, SIG_IGN);                              /* what cannot be printed is an error */
-    if (!s) die("memory");
     if (strcmp(first, "--help") == 0) return print_help();
     if (strcmp(first, "--version") == 0) return printf("pashlib %s\n", VERSION) < 0 || printed();
     if (!settings_read()) return EXIT_USAGE;
@@ -2370,18 +2364,20 @@ int main(int argc, char **argv) {
     if (strcmp(first, "addr") == 0)
         return argc > 2 ? usage("addr stands alone") : print_addresses();
     if (words && (argc < 5 || argc > 6)) return usage("%s takes KEY ME PEER [PATH]", first);
+    s = calloc((size_t)n, sizeof *s);
+    if (!s) die("memory");
     if (words) memcpy(word, argv + 1, (size_t)(argc - 1) * sizeof *word);
     if (words) status = stream_parse(s, word);
     for (int i = 0; i < n && !words && !status; i++) status = stream_split(&s[i], argv[1 + i]);
     if (!status) status = streams_check(s, n);
-    if (status) return status;
-    if (set.rdv.kind != RDV_DIR) return usage("rendezvous %s is not supported yet", set.rdv.text);
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+    if (!status && set.rdv.kind != RDV_DIR)
+        status = usage("rendezvous %s is not supported yet", set.rdv.text);
+    if (!status && getrlimit(RLIMIT_NOFILE, &files) == 0) {
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
     signal(SIGPIPE, SIG_DFL);
-    status = carry(s, n, &wanted);
+    if (!status) status = carry(s, n, &wanted);
     free(s);
     return status;
 }

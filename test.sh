@@ -1547,15 +1547,15 @@ long_start() {
         bg LS5 env PASH_RENDEZVOUS="dir:$tmp/long" sh -c "seq 100000 | $P send tty 0 1"
         bg LR5 env PASH_RENDEZVOUS="dir:$tmp/long" python3 "$tmp/terminal.py" $P recv tty 1 0
     fi
+    # a receiver that is stopped for good: its machine may as well have vanished
+    until_true grep -q connected "$tmp/LR3.err"
+    stopped=$(below "$(pid LR3)")
+    for p in $stopped; do kill -STOP "$p"; done
     long_began=$(date +%s)
 }
 mkfifo "$tmp/long-fifo"
 t_long() {
     [ -n "${long_began-}" ] || long_start
-    # a receiver that is stopped for good: its machine may as well have vanished
-    until_true grep -q connected "$tmp/LR3.err"
-    stopped=$(below "$(pid LR3)")
-    for p in $stopped; do kill -STOP "$p"; done
     while [ $(($(date +%s) - long_began)) -lt 72 ]; do sleep 1; done
     cat "$tmp/long-o4" >"$tmp/got"
     for i in 1 2 4; do
