@@ -473,20 +473,15 @@ static void close_fd(int *fd) {
     *fd = -1;
 }
 
-static void put32(unsigned char *p, uint32_t v) {
-    for (int i = 0; i < 4; i++) p[i] = (unsigned char)(v >> (24 - 8 * i));
+static void put(unsigned char *p, int n, uint64_t v) {      /* N bytes, big-endian */
+    for (; n > 0; v >>= 8) p[--n] = (unsigned char)v;
 }
 
-static uint32_t get32(const unsigned char *p) {
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+static uint64_t get(const unsigned char *p, int n) {
+    uint64_t v = 0;
+    for (int i = 0; i < n; i++) v = v << 8 | p[i];
+    return v;
 }
-
-static void put64(unsigned char *p, uint64_t v) {
-    put32(p, (uint32_t)(v >> 32));
-    put32(p + 4, (uint32_t)v);
-}
-
-static uint64_t get64(const unsigned char *p) { return (uint64_t)get32(p) << 32 | get32(p + 4); }
 
 /* N bytes (at most 256) from the kernel's random number generator. */
 static void random_bytes(unsigned char *p, size_t n) {
@@ -1016,8 +1011,9 @@ static int settle(struct discovery *d, int i) {
     if (!d->asked) {
         d->asked = 1;
         d->imds_end = after(IMDS_MS);
-        if (set.imds_off) fail(d->meta.why, "AWS_EC2_METADATA_DISABLED is true");
-        else if (!set.no_holepunch) job_start(&d->imds, imds_job, &d->imds_end, d->meta.why);
+        if (set.no_holepunch) d->meta.why[0] = 0;
+        else if (set.imds_off) fail(d->meta.why, "AWS_EC2_METADATA_DISABLED is true");
+        else job_start(&d->imds, imds_job, &d->imds_end, d->meta.why);
     }
     if (d->meta.good) return use(s, "imds", &d->meta.ip, s->local.port);
     return failed && !d->imds.pid && use(s, "local", &s->local, s->local.port);
@@ -1157,7 +1153,7 @@ static void sha256_block(struct sha256 *s) {  /* FIPS 180-4, 6.2.2 */
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2
     };
     uint32_t w[64], v[8];
-    for (int i = 0; i < 16; i++) w[i] = get32(s->block + 4 * i);
+    for (int i = 0; i < 16; i++) w[i] = (uint32_t)get(s->block + 4 * i, 4);
     for (int i = 16; i < 64; i++) {
         uint32_t a = w[i - 15], b = w[i - 2];
         w[i] = w[i - 16] + (rotr(a, 7) ^ rotr(a, 18) ^ a >> 3)
@@ -1192,11 +1188,11 @@ static void sha256_add(struct sha256 *s, const void *data, size_t n) {
 
 static void sha256_end(struct sha256 *s, unsigned char *out) {    /* padding: 5.1.1 */
     unsigned char bits[8];
-    put64(bits, s->len * 8);
+    put(bits, 8, s->len * 8);
     sha256_add(s, "\x80", 1);
     while (s->len % HASH_BLOCK != HASH_BLOCK - sizeof bits) sha256_add(s, "", 1);
     sha256_add(s, bits, sizeof bits);
-    for (int i = 0; i < 8; i++) put32(out + 4 * i, s->h[i]);
+    for (int i = 0; i < 8; i++) put(out + 4 * i, 4, s->h[i]);
 }
 
 static void sha256(const void *data, size_t n, unsigned char *out) {
@@ -1519,15 +1515,15 @@ struct punch {
  * bytes. */
 static void hello_encode(const struct stream *s, unsigned char *m) {
     memcpy(m, "PASHLIB1", 8);
-    put32(m + 8, s->sends ? 1U << 24 : 2U << 24);
-    put32(m + 12, s->me);
-    put32(m + 16, s->peer);
+    put(m + 8, 4, s->sends ? 1U << 24 : 2U << 24);
+    put(m + 12, 4, s->me);
+    put(m + 16, 4, s->peer);
     random_bytes(m + 20, 16);
 }
 
 /* 1: M (HELLO bytes) can be from the peer of S. 0: WHY. */
 static int hello_check(const struct stream *s, const unsigned char *m, char *why) {
-    uint32_t role = get32(m + 8), me = get32(m + 12), peer = get32(m + 16);
+    uint64_t role = get(m + 8, 4), me = get(m + 12, 4), peer = get(m + 16, 4);
     if (memcmp(m, "PASHLIB1", 8) != 0) return fail(why, "it does not speak this protocol");
     if (role != 1U << 24 && role != 2U << 24) return fail(why, "its HELLO is malformed");
     if (me == s->peer && peer == s->me) return 1;
@@ -1567,7 +1563,10 @@ static void target_failed(struct punch *p, struct target *t, int error, int now)
     t->busy = 0;
     if (error == ETIMEDOUT) p->timed_out++;
     else if (refused) p->refused++;
-    else if (p->other++ >= 0) snprintf(p->other_why, sizeof p->other_why, "%s", strerror(error));
+    else {
+        p->other++;
+        snprintf(p->other_why, sizeof p->other_why, "%s", strerror(error));
+    }
     if (t->tenth != wall / TENTH_MS) t->burst = 0;
     t->tenth = wall / TENTH_MS;
     t->retry = after(++t->burst < BURST ? 0 : TENTH_MS - wall % TENTH_MS);
@@ -1888,7 +1887,7 @@ static int hear(struct heard *h, int sock) {
         h->quiet = after(QUIET_MS);
         h->have = (h->have + (size_t)n) % sizeof h->in;
         if (h->have) continue;
-        h->said = get64(h->in);
+        h->said = get(h->in, 8);
         if (h->said != SAID_ALIVE) return 1;
     }
 }
@@ -1902,8 +1901,8 @@ static int frame_fill(struct frame *f, int in) {
     ssize_t n = read(in, f->buf + 4, PASHLIB_BUFFER);
     if (n < 0) return would_block();
     f->last = n == 0;
-    put32(f->buf, (uint32_t)n);
-    put64(f->buf + (f->last ? 4 : 4 + PASHLIB_BUFFER), f->given);
+    put(f->buf, 4, (uint64_t)n);
+    put(f->buf + (f->last ? 4 : 4 + PASHLIB_BUFFER), 8, f->given);
     f->have = 4 + (f->last ? 8 : (size_t)n);
     f->done = 0;
     return 1;
@@ -1956,7 +1955,7 @@ static int send_frames(const struct stream *s, int in, struct job *opening, int 
 /* Tell the sender SAID: few bytes, and all that goes this way. 1: the kernel has them. */
 static int tell(int sock, uint64_t said) {
     unsigned char m[8];
-    put64(m, said);
+    put(m, 8, said);
     return send(sock, m, sizeof m, MSG_NOSIGNAL) == (ssize_t)sizeof m;
 }
 
@@ -1991,8 +1990,8 @@ static ssize_t frames_read(struct frames *f, int sock, unsigned char *buf, size_
     if (f->left) { f->left -= (size_t)n; return n; }
     f->have += (size_t)n;
     f->ended = f->have == 12;
-    if (f->have != 4 || get32(f->head) == 0) return 0;
-    f->left = get32(f->head);
+    if (f->have != 4 || get(f->head, 4) == 0) return 0;
+    f->left = (size_t)get(f->head, 4);
     f->have = 0;
     errno = EPROTO;
     return f->left > FRAME_MAX ? -1 : 0;
@@ -2063,9 +2062,9 @@ static int recv_frames(const struct stream *s, struct sink *o, struct job *openi
             o->have = (size_t)n;
         }
     }
-    if (get64(f.head + 4) == o->written) return 1;
+    if (get(f.head + 4, 8) == o->written) return 1;
     return fail(why, "received %llu bytes of %llu: output is incomplete", o->written,
-                (bytes)get64(f.head + 4));
+                (bytes)get(f.head + 4, 8));
 }
 
 /* Carry stream S over SOCK. FD: its standard input or output, or -1: its path is to be opened. 1:

@@ -667,7 +667,7 @@ static void frames(void)
 {
     unsigned char in[64], out[64];
     size_t len = 0;
-    put32(in, 3); memcpy(in + 4, "abc", 3); put32(in + 7, 5); memcpy(in + 11, "defgh", 5); put32(in + 16, 0); put64(in + 20, 8); len = 28;
+    put(in, 4, 3); memcpy(in + 4, "abc", 3); put(in + 7, 4, 5); memcpy(in + 11, "defgh", 5); put(in + 16, 4, 0); put(in + 20, 8, 8); len = 28;
     for (size_t piece = 1; piece <= len; piece++) {
         int fd[2]; struct frames f = { .left = 0 }; size_t got = 0;
         if (socketpair(AF_UNIX, SOCK_STREAM, 0, fd)) return;
@@ -679,13 +679,13 @@ static void frames(void)
         out[got] = 0;
         is("frames", "abcdefgh", (char *)out);
         is_n("ended", 1, f.ended);
-        is_n("total", 8, (long)get64(f.head + 4));
+        is_n("total", 8, (long)get(f.head + 4, 8));
         close(fd[0]); close(fd[1]);
     }
     for (int i = 0; i < 2; i++) {
         int fd[2]; struct frames f = { .left = 0 };
         if (socketpair(AF_UNIX, SOCK_STREAM, 0, fd)) return;
-        put32(in, i ? 0xffffffff : FRAME_MAX + 1);
+        put(in, 4, i ? 0xffffffff : FRAME_MAX + 1);
         (void)!write(fd[1], in, 4);
         is_n("too large a frame", -1, frames_read(&f, fd[0], out, sizeof out));
         is_n("too large a frame", EPROTO, errno);
