@@ -2,6 +2,7 @@
 # make demo       run a splitter-worker-merger pipeline through it, on this machine
 # make test       run the tests
 # make static     a static binary, with musl-gcc if it is there
+# make layer      a Lambda layer, pashlib-layer.zip, with it: /opt/pashlib
 # make install    into $(DESTDIR)$(PREFIX)/bin
 .POSIX:
 CC = cc
@@ -21,6 +22,10 @@ pashlib: pashlib.c
 static: pashlib.c
 	$(STATIC_CC) $(CFLAGS) $(STATIC_LDFLAGS) -o pashlib pashlib.c $(LDLIBS)
 
+layer: static
+	rm -f pashlib-layer.zip
+	zip -q pashlib-layer.zip pashlib
+
 demo: pashlib
 	./test.sh demo
 
@@ -33,6 +38,6 @@ install: pashlib
 	chmod 755 $(DESTDIR)$(PREFIX)/bin/pashlib
 
 clean:
-	rm -f pashlib
+	rm -f pashlib pashlib-layer.zip
 
-.PHONY: all static demo test install clean
+.PHONY: all static layer demo test install clean

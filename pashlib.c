@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* pashlib: join the two ends of a shell pipeline across machines, through NATs and firewalls.
- *
- *     cc -O2 -o pashlib pashlib.c
- *
- * One file, to be read from top to bottom in the order in which data flows. Each part says what it
- * touches; what it does not name it does not touch. Lower parts call upward only. README has the
- * contract.
+ * Build: cc -O2 -o pashlib pashlib.c. README has the contract. Read it from top to bottom, as data
+ * flows. Each part says what it touches, and touches nothing else. Lower parts call upward only.
  *
  *  1 addresses     2 settings, log     3 clock, descriptors, jobs   4 STUN        5 HTTP, IMDS
  *  6 discovery     7 SHA-256, HMAC     8 rendezvous    9 connect   10 transfer   11 command line */
@@ -22,7 +18,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,10 +30,9 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-#ifdef __linux__
+#if defined __linux__
 #include <sys/prctl.h>
-#endif
-#ifdef __APPLE__
+#elif defined __APPLE__
 #include <sys/random.h>
 #endif
 #ifndef MSG_NOSIGNAL
@@ -47,31 +41,20 @@
 #ifndef POLLRDHUP
 #define POLLRDHUP 0                 /* without it, a peer that has gone shows when a write fails */
 #endif
-#ifndef PIPE_BUF
-#define PIPE_BUF 512
-#endif
 #ifndef PASHLIB_BUFFER
 #define PASHLIB_BUFFER 262144     /* bytes carried at a time; the tests also build with very few */
-#endif
-#ifdef __GNUC__
-#define FORMAT(fmt, args) __attribute__((format(printf, fmt, args)))
-#else
-#define FORMAT(fmt, args)
 #endif
 #define COUNT(array) (sizeof (array) / sizeof *(array))
 
 /* ---- 1. addresses: parse, print, compare ------------------------------------------------------
- * Pure functions. An address is held as IPv6, an IPv4 one as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2), so
- * that one dual-stack socket serves both families. */
+ * Pure. IPv4 is held as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2): one dual-stack socket serves both. */
 
 enum { WHY_MAX = 512, HOST_MAX = 254, ADDR_TEXT = 56 };    /* sizes of texts, their NUL included */
-
 struct addr { unsigned char ip[16]; unsigned port; };      /* port in host order; all zero: none */
-
 static const unsigned char v4_prefix[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
 
 /* Write the reason of a failure into WHY (WHY_MAX bytes) and return 0: a check takes one line. */
-FORMAT(2, 3) static int fail(char *why, const char *fmt, ...) {
+__attribute__((format(printf, 2, 3))) static int fail(char *why, const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);
     vsnprintf(why, WHY_MAX, fmt, args);
@@ -79,38 +62,32 @@ FORMAT(2, 3) static int fail(char *why, const char *fmt, ...) {
     return 0;
 }
 
-/* A decimal number, digits only, the whole of S, at most MAX. 1: *N is set. 0: S is no such
- * number. */
+/* The whole of S is a decimal number, digits only, of at most MAX. 1: *N is set. */
 static int number(const char *s, unsigned long max, unsigned long *n) {
     if (!*s || s[strspn(s, "0123456789")]) return 0;
     *n = strtoul(s, NULL, 10);                                  /* too large: ULONG_MAX */
     return *n <= max;
 }
 
-/* Split S, which is HOST, HOST:PORT, [IPv6], [IPv6]:PORT or a bare IPv6 address, into HOST
- * (HOST_MAX bytes) and *PORT, which stays as it is where S names none. 1: done. 0: S is none of
- * these. */
+/* Split S, which is HOST[:PORT], [IPv6][:PORT] or a bare IPv6 address, into HOST (HOST_MAX bytes)
+ * and *PORT, which stays as it is where S names none. 1: done. 0: S is none of these. */
 static int host_port(const char *s, char *host, unsigned *port) {
-    const char *colon = strrchr(s, ':'), *end = s + strlen(s);
+    const char *colon = strchr(s, ':'), *end = s + strlen(s), *tail = end;
     unsigned long n;
     if (*s == '[') {
         end = strchr(++s, ']');
-        if (!end || (end[1] && end[1] != ':') || !memchr(s, ':', (size_t)(end - s))) return 0;
-        colon = end[1] ? end + 1 : NULL;
-    }
-    else if (colon && colon == strchr(s, ':')) end = colon;
-    else colon = NULL;
+        if (!end || !colon || colon > end) return 0;
+        tail = end + 1;
+    } else if (colon && colon == strrchr(s, ':')) tail = end = colon;
     if (end == s || end - s >= HOST_MAX) return 0;
-    memcpy(host, s, (size_t)(end - s));
-    host[end - s] = 0;
-    if (!colon) return 1;
-    if (!number(colon + 1, 65535, &n) || n == 0) return 0;
+    snprintf(host, HOST_MAX, "%.*s", (int)(end - s), s);
+    if (!*tail) return 1;
+    if (*tail != ':' || !number(tail + 1, 65535, &n) || n == 0) return 0;
     *port = (unsigned)n;
     return 1;
 }
 
-/* An IPv4 or IPv6 literal, without brackets. 1: the address of *A is set, its port is not
- * touched. */
+/* An IPv4 or IPv6 literal, without brackets. 1: a->ip is set. */
 static int ip_parse(const char *s, struct addr *a) {
     if (inet_pton(AF_INET6, s, a->ip) == 1) return 1;
     memcpy(a->ip, v4_prefix, 12);
@@ -126,13 +103,16 @@ static int addr_parse(const char *s, struct addr *a) {
 
 static int addr_is_v4(const struct addr *a) { return memcmp(a->ip, v4_prefix, 12) == 0; }
 
+static int addr_same(const struct addr *a, const struct addr *b) {
+    return a->port == b->port && memcmp(a->ip, b->ip, 16) == 0;
+}
+
 static int addr_is_loopback(const struct addr *a) {
     static const unsigned char v6[16] = { [15] = 1 };
     return addr_is_v4(a) ? a->ip[12] == 127 : memcmp(a->ip, v6, 16) == 0;
 }
 
-/* Whether it can be one host's: not unspecified, not multicast, not the limited broadcast
- * address. */
+/* Whether it can be one host's: not unspecified, multicast or the limited broadcast address. */
 static int ip_usable(const struct addr *a) {
     static const unsigned char zero[16], ones[4] = { 0xff, 0xff, 0xff, 0xff };
     if (!addr_is_v4(a)) return memcmp(a->ip, zero, 16) != 0 && a->ip[0] != 0xff;
@@ -140,10 +120,6 @@ static int ip_usable(const struct addr *a) {
 }
 
 static int addr_usable(const struct addr *a) { return a->port && ip_usable(a); }
-
-static int addr_same(const struct addr *a, const struct addr *b) {
-    return a->port == b->port && memcmp(a->ip, b->ip, 16) == 0;
-}
 
 /* IP:PORT, or the IP alone where the port is 0, into TEXT (ADDR_TEXT bytes). Returns TEXT. */
 static const char *addr_text(const struct addr *a, char *text) {
@@ -155,13 +131,11 @@ static const char *addr_text(const struct addr *a, char *text) {
 }
 #define SHOW(a) addr_text(a, (char[ADDR_TEXT]){ 0 })            /* until the end of the block */
 
-/* To the form that the kernel takes, for a socket of FAMILY. Returns its size; 0: not in that
- * family. */
+/* As the kernel takes it, for a socket of FAMILY. Returns its size; 0: not in that family. */
 static socklen_t addr_to_kernel(const struct addr *a, int family, struct sockaddr_storage *out) {
     struct sockaddr_in *in4 = (void *)out;
     struct sockaddr_in6 *in6 = (void *)out;
-    memset(out, 0, sizeof *out);
-    out->ss_family = (sa_family_t)family;
+    *out = (struct sockaddr_storage){ .ss_family = (sa_family_t)family };
     if (family == AF_INET) {
         memcpy(&in4->sin_addr, a->ip + 12, 4);
         in4->sin_port = htons((uint16_t)a->port);
@@ -188,19 +162,16 @@ static struct addr addr_from_kernel(const struct sockaddr_storage *from) {
 }
 
 /* ---- 2. settings and log ----------------------------------------------------------------------
- * The environment is read once, here, into `set`, the only variable at file scope. The log goes to
- * standard error, a line a write. */
+ * The environment, read once, into `set`, the only variable at file scope. Standard error. */
 
 enum { LOG_ERROR, LOG_INFO, LOG_DEBUG };
 enum { RDV_UNSET, RDV_DIR, RDV_DYNAMODB };
 enum { SERVERS_MAX = 8, PLACE_MAX = 1024, MS_MAX = 86400000 };
-
 struct host { char name[HOST_MAX]; unsigned port; };
-struct url { struct host at; char authority[HOST_MAX + 16], path[256]; };  /* no slash ends PATH */
+struct url { struct host at; int tls; char authority[HOST_MAX + 16], path[256]; };
 struct servers { int n; struct host at[SERVERS_MAX]; };
-struct place { int kind; char text[PLACE_MAX]; const char *name; }; /* dir:NAME or dynamodb:NAME */
+struct place { int kind; char name[PLACE_MAX], text[PLACE_MAX + 80]; }; /* NAME: of PATH or TABLE */
 
-/* One stream, from the command line on. */
 struct stream {
     int sends;                             /* 1: from PATH to the peer; 0: from the peer to PATH */
     const char *key, *path;
@@ -218,8 +189,9 @@ static struct settings {
     struct addr public_addr, public_ip;     /* all zero: not set */
     struct servers stun;
     struct place rdv;
-    struct url imds;
-    const char *region, *default_region;    /* NULL: not set */
+    struct url imds, dynamodb, endpoint;    /* the last two: no host, where not set */
+    const char *region, *default_region, *key_id, *secret, *token;      /* NULL: not set */
+    int purse[2];                           /* a pair of sockets, in which the credentials lie */
     const struct stream *who;               /* whom log lines are about; NULL: the process */
 } set = { .level = LOG_INFO };
 
@@ -240,11 +212,11 @@ static void log_write(const char *line, size_t len) {
 
 /* Say one line, if LEVEL is asked for. Keys, paths and what servers answer come from outside:
  * control characters (C0, DEL, and C1 as UTF-8 has them) are shown as \xNN. */
-FORMAT(2, 3) static void say(int level, const char *fmt, ...) {
+__attribute__((format(printf, 2, 3))) static void say(int level, const char *fmt, ...) {
     char text[2048], line[4 * sizeof text + 16];
     const struct stream *s = set.who;
     size_t n = 0, at;
-    int saved = errno;
+    int saved = errno, c1 = 0;              /* c1: how many bytes of one are still to come */
     va_list args;
     if (level > set.level) return;
     if (s) n = (size_t)snprintf(text, sizeof text, "%s %s: ", s->sends ? "send" : "recv", s->key);
@@ -252,12 +224,9 @@ FORMAT(2, 3) static void say(int level, const char *fmt, ...) {
     vsnprintf(text + n, sizeof text - n, fmt, args);
     va_end(args);
     at = (size_t)sprintf(line, "pashlib: ");
-    for (n = 0; text[n]; n++) {
-        unsigned char c = (unsigned char)text[n], next = (unsigned char)text[n + 1];
-        int c1 = c == 0xc2 && next >= 0x80 && next < 0xa0;
-        if (c1) at += (size_t)sprintf(line + at, "\\x%02x\\x%02x", c, next);
-        else at += (size_t)sprintf(line + at, c < 0x20 || c == 0x7f ? "\\x%02x" : "%c", c);
-        n += (size_t)c1;
+    for (const unsigned char *c = (void *)text; *c; c++, c1 -= c1 > 0) {
+        if (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0) c1 = 2;
+        at += (size_t)sprintf(line + at, c1 || *c < 0x20 || *c == 0x7f ? "\\x%02x" : "%c", *c);
     }
     line[at++] = '\n';
     log_write(line, at);
@@ -265,7 +234,6 @@ FORMAT(2, 3) static void say(int level, const char *fmt, ...) {
 }
 
 /* The parsers. V is the value, not empty. 1: *AT is set. 0: WHY says what is wanted. */
-
 static int parse_flag(void *at, const char *v, char *why) {
     *(int *)at = strcmp(v, "0") != 0 && strcmp(v, "false") != 0;
     return why != NULL;
@@ -273,11 +241,6 @@ static int parse_flag(void *at, const char *v, char *why) {
 
 static int parse_true(void *at, const char *v, char *why) {       /* as the AWS SDKs do */
     *(int *)at = strcasecmp(v, "true") == 0;
-    return why != NULL;
-}
-
-static int parse_text(void *at, const char *v, char *why) {
-    *(const char **)at = v;
     return why != NULL;
 }
 
@@ -296,27 +259,26 @@ static int parse_level(void *at, const char *v, char *why) {
 }
 
 static int parse_public_addr(void *at, const char *v, char *why) {
-    if (addr_parse(v, at) && ip_usable(at)) return 1;
-    return fail(why, "want IP:PORT of one host, as 203.0.113.7:5000 or [2001:db8::7]:5000");
+    return (addr_parse(v, at) && ip_usable(at))
+        || fail(why, "want IP:PORT of one host, as 203.0.113.7:5000 or [2001:db8::7]:5000");
 }
 
 static int parse_public_ip(void *at, const char *v, char *why) {
-    if (ip_parse(v, at) && ip_usable(at)) return 1;
-    return fail(why, "want the IP of one host, as 203.0.113.7 or 2001:db8::7");
+    return (ip_parse(v, at) && ip_usable(at))
+        || fail(why, "want the IP of one host, as 203.0.113.7 or 2001:db8::7");
 }
+
+static const char letters[] = "-_.0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
 /* HOST[:PORT]: a literal address, or a name, the last label of which is not a number. */
 static int parse_host(struct host *h, const char *v, char *why) {
-    static const char letters[] = "-_.0123456789abcdefghijklmnopqrstuvwxyz"
-                                  "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
     struct addr a;
-    const char *last;
+    unsigned long n;
     if (!host_port(v, h->name, &h->port)) return fail(why, "\"%s\" is no HOST or HOST:PORT", v);
     if (ip_parse(h->name, &a))
         return ip_usable(&a) || fail(why, "%s is not the address of one host", h->name);
-    last = strrchr(h->name, '.');
-    last = last ? last + 1 : h->name;
-    if ((*last && !last[strspn(last, "0123456789")]) || h->name[strspn(h->name, letters)])
+    const char *dot = strrchr(h->name, '.');
+    if (number(dot ? dot + 1 : h->name, ULONG_MAX, &n) || h->name[strspn(h->name, letters)])
         return fail(why, "\"%s\" is no host name", h->name);
     return 1;
 }
@@ -329,14 +291,12 @@ static int parse_servers(void *at, const char *v, char *why) {
         struct host *h = &list->at[list->n];
         if (list->n == SERVERS_MAX) return fail(why, "want at most %d servers", SERVERS_MAX);
         if (len == 0 || len >= sizeof item) return fail(why, "want [udp:]HOST[:PORT],...");
-        memcpy(item, v, len);
-        item[len] = 0;
+        snprintf(item, sizeof item, "%.*s", (int)len, v);
         if (strncmp(item, "tcp:", 4) == 0) return fail(why, "tcp: servers are not supported yet");
         h->port = 3478;                                         /* RFC 8489, 18.6 */
         if (!parse_host(h, strncmp(item, "udp:", 4) == 0 ? item + 4 : item, why)) return 0;
         list->n++;
-        v += len;
-        if (!*v) return 1;
+        if (!*(v += len)) return 1;
     }
 }
 
@@ -348,40 +308,49 @@ static int parse_place(void *at, const char *v, char *why) {
     if (len >= PLACE_MAX) return fail(why, "want at most %d bytes", PLACE_MAX - 1);
     memcpy(p->text, v, len + 1);
     while (dir && len > 5 && p->text[len - 1] == '/') p->text[--len] = 0;
-    p->name = p->text + (dir ? 4 : 9);
+    strcpy(p->name, p->text + (dir || len < 9 ? strnlen(p->text, 4) : 9));
     p->kind = dir ? RDV_DIR : RDV_DYNAMODB;
-    if (!dir && strncmp(v, "dynamodb:", 9) != 0)
-        return fail(why, "want dir:PATH or dynamodb:TABLE");
-    return *p->name || fail(why, "want a %s behind the colon", dir ? "PATH" : "TABLE");
+    if (dir) return *p->name || fail(why, "want a PATH behind the colon");
+    if (strncmp(v, "dynamodb:", 9) != 0) return fail(why, "want dir:PATH or dynamodb:TABLE");
+    if (len >= 9 + 3 && len <= 9 + 255 && !p->name[strspn(p->name, letters)]) return 1;
+    return fail(why, "want a TABLE of 3 to 255 letters, digits, - _ and .");
 }
 
 static int parse_url(void *at, const char *v, char *why) {
     struct url *u = at;
     size_t len, path;
-    if (strncasecmp(v, "http://", 7) != 0) return fail(why, "want http://HOST[:PORT][/PATH]");
-    v += 7;
+    u->tls = strncasecmp(v, "https://", 8) == 0;
+    if (u->tls ? u == &set.imds : strncasecmp(v, "http://", 7) != 0)
+        return fail(why, "want http://HOST[:PORT][/PATH]");
+    v += u->tls ? 8 : 7;
     len = strcspn(v, "/");
     path = strlen(v + len);
     while (path && v[len + path - 1] == '/') path--;
     if (len >= sizeof u->authority || path >= sizeof u->path) return fail(why, "it is too long");
     for (size_t i = len; i < len + path; i++)
         if (v[i] <= ' ' || v[i] > '~') return fail(why, "its path is not printable ASCII");
-    memcpy(u->authority, v, len);
-    memcpy(u->path, v + len, path);
-    u->authority[len] = u->path[path] = 0;
+    snprintf(u->authority, sizeof u->authority, "%.*s", (int)len, v);
+    snprintf(u->path, sizeof u->path, "%.*s", (int)path, v + len);
     u->at.port = 80;
     return parse_host(&u->at, u->authority, why);
+}
+
+/* What goes into a header or a host name. */
+static int parse_word(void *at, const char *v, char *why) {
+    for (const char *c = v; *c; c++)
+        if (*c <= ' ' || *c > '~') return fail(why, "want printable ASCII without blanks");
+    *(const char **)at = v;
+    return 1;
 }
 
 /* Every setting: this table parses them and prints --help; the tests hold README against it. */
 static const struct setting {
     const char *name, *unset;               /* UNSET: the value where there is none, or NULL */
     int (*parse)(void *at, const char *v, char *why);
-    size_t at;
+    void *at;
     const char *what;
 } table[] = {
-#define AT(member) offsetof(struct settings, member)
-#define ROW(name, dflt, type, at, what) { name, dflt, parse_##type, AT(at), what }
+#define ROW(name, dflt, type, member, what) { name, dflt, parse_##type, &set.member, what }
     ROW("PASH_NO_HOLEPUNCH", NULL, flag, no_holepunch, "1: ask neither STUN nor IMDS"),
     ROW("PASH_PUBLIC_ADDR", NULL, public_addr, public_addr, "IP:PORT, fallback; first local port"),
     ROW("PASH_PUBLIC_IP", NULL, public_ip, public_ip, "IP, fallback external address"),
@@ -394,10 +363,13 @@ static const struct setting {
     ROW("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254", url, imds, "IMDS"),
     ROW("AWS_EC2_METADATA_DISABLED", NULL, true, imds_off, "true: do not ask IMDS"),
     ROW("AWS_EC2_METADATA_V1_DISABLED", NULL, true, imds_v1_off, "true: IMDSv2 or nothing"),
-    ROW("AWS_REGION", NULL, text, region, "region of the DynamoDB table"),
-    ROW("AWS_DEFAULT_REGION", NULL, text, default_region, "the same, where AWS_REGION is not set"),
-#undef ROW
-#undef AT
+    ROW("AWS_REGION", NULL, word, region, "region of the DynamoDB table"),
+    ROW("AWS_DEFAULT_REGION", NULL, word, default_region, "the same, where AWS_REGION is not set"),
+    ROW("AWS_ACCESS_KEY_ID", NULL, word, key_id, "credentials; else the instance role's"),
+    ROW("AWS_SECRET_ACCESS_KEY", NULL, word, secret, "the secret that belongs to it"),
+    ROW("AWS_SESSION_TOKEN", NULL, word, token, "the token, where it is temporary"),
+    ROW("AWS_ENDPOINT_URL_DYNAMODB", NULL, url, dynamodb, "http://HOST[:PORT] of DynamoDB"),
+    ROW("AWS_ENDPOINT_URL", NULL, url, endpoint, "the same, for want of the former"),
 };
 
 static const char *environment(const char *name) { /* an empty value is as good as none */
@@ -412,21 +384,20 @@ static int settings_read(void) {
     int bad = 0;
     for (const struct setting *t = table; t < table + COUNT(table); t++) {
         const char *v = environment(t->name) ? environment(t->name) : t->unset;
-        if (!v || t->parse((char *)&set + t->at, v, why)) continue;
+        if (!v || t->parse(t->at, v, why)) continue;
+        if (strstr(t->name, "SECRET") || strstr(t->name, "TOKEN")) v = "(not shown)";
         say(LOG_ERROR, "%s is \"%s\": %s", t->name, v, why);
         bad = 1;
     }
-    if (set.rdv.kind != RDV_UNSET) return !bad;
     snprintf(dflt, sizeof dflt, "dir:%s/pashlib-%lu", tmp, (unsigned long)geteuid());
     if (set.region || set.default_region) strcpy(dflt, "dynamodb:rdv");
-    if (parse_place(&set.rdv, dflt, why)) return !bad;
+    if (set.rdv.kind != RDV_UNSET || parse_place(&set.rdv, dflt, why)) return !bad;
     say(LOG_ERROR, "TMPDIR is \"%s\": %s", tmp, why);
     return 0;
 }
 
 /* ---- 3. clock, descriptors, jobs --------------------------------------------------------------
- * Deadlines on the monotonic clock, the one poll(), sockets on a port, and jobs: what would block
- * runs in a child process, which is ended when its time is over. */
+ * Deadlines, the one poll(), sockets, and jobs: children for what would block, ended in time. */
 
 typedef struct { long long at; } deadline; /* CLOCK_MONOTONIC, ms; a struct, so no duration fits */
 
@@ -440,20 +411,15 @@ static deadline after(long long ms) { return (deadline){ clock_ms(CLOCK_MONOTONI
 static deadline sooner(deadline a, deadline b) { return a.at < b.at ? a : b; }
 static deadline later(deadline a, deadline b) { return a.at < b.at ? b : a; }
 
-/* What is left of it, in ms; 0: it is over. */
 static int ms_left(deadline d) {
     long long left = d.at - clock_ms(CLOCK_MONOTONIC);
     return left < 0 ? 0 : left > INT_MAX ? INT_MAX : (int)left;
 }
 
 /* End this process for a reason that leaves it nothing to go on with. */
-static void die(const char *what) {
-    say(LOG_ERROR, "%s: %s", what, strerror(errno));
-    _exit(1);
-}
+static void die(const char *what) { say(LOG_ERROR, "%s: %s", what, strerror(errno)); _exit(1); }
 
-/* Wait for one of N descriptors until END. Returns how many have something; 0 also after a signal:
- * the caller looks at its deadlines and comes again. */
+/* Wait for one of N descriptors until END. How many have something; 0 also after a signal. */
 static int wait_for(struct pollfd *fds, size_t n, deadline end) {
     int r = poll(fds, (nfds_t)n, ms_left(end));
     if (r < 0 && errno != EINTR && errno != EAGAIN) die("poll");
@@ -462,21 +428,15 @@ static int wait_for(struct pollfd *fds, size_t n, deadline end) {
 }
 
 static int wait_for_one(int fd, short events, deadline end) {
-    struct pollfd p = { fd, events, 0 };
-    return wait_for(&p, 1, end);
+    return wait_for(&(struct pollfd){ fd, events, 0 }, 1, end);
 }
 
 static int would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
+static void set_nonblocking(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
+static void close_fd(int *fd) { if (*fd >= 0) close(*fd); *fd = -1; }
 
-static void close_fd(int *fd) {
-    if (*fd >= 0) close(*fd);
-    *fd = -1;
-}
-
-static void put(unsigned char *p, int n, uint64_t v) {      /* N bytes, big-endian */
-    for (; n > 0; v >>= 8) p[--n] = (unsigned char)v;
-}
-
+/* Numbers of N bytes, big-endian. */
+static void put(unsigned char *p, int n, uint64_t v) { for (; n > 0; v >>= 8) p[--n] = v & 0xff; }
 static uint64_t get(const unsigned char *p, int n) {
     uint64_t v = 0;
     for (int i = 0; i < n; i++) v = v << 8 | p[i];
@@ -487,8 +447,6 @@ static uint64_t get(const unsigned char *p, int n) {
 static void random_bytes(unsigned char *p, size_t n) {
     if (getentropy(p, n) < 0) die("no random numbers from the kernel");
 }
-
-static void set_nonblocking(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
 
 static int set_option(int fd, int level, int option, int value) {
     return setsockopt(fd, level, option, &value, sizeof value) == 0;
@@ -522,16 +480,13 @@ static int socket_bind(int fd, unsigned port) {
 /* Connect, without waiting. 0: done. Otherwise an error number, EINPROGRESS among others. */
 static int socket_connect(int fd, const struct addr *to) {
     struct sockaddr_storage ss;
-    socklen_t len;
-    int error = EAFNOSUPPORT;
     socket_address(fd, &ss);
-    len = addr_to_kernel(to, ss.ss_family, &ss);
-    if (len) error = connect(fd, (struct sockaddr *)&ss, len) < 0 ? errno : 0;
+    socklen_t len = addr_to_kernel(to, ss.ss_family, &ss);
+    int error = !len ? EAFNOSUPPORT : connect(fd, (struct sockaddr *)&ss, len) < 0 ? errno : 0;
     say(LOG_DEBUG, "connect(%d, %s): %s", fd, SHOW(to), error ? strerror(error) : "done");
     return error;
 }
 
-/* The error that poll() announced; 0: none. */
 static int socket_error(int fd) {
     int e = 0;
     socklen_t len = sizeof e;
@@ -550,7 +505,6 @@ static void child_begin(pid_t parent) {
 }
 
 struct job { pid_t pid; int fd; };          /* fd: a stream socket that leads to it; pid 0: none */
-
 /* Run RUN(its end of a socket pair, ARG) in a child. 1: *J is set. 0: WHY. */
 static int job_start(struct job *j, void (*run)(int, const void *), const void *arg, char *why) {
     int fd[2];
@@ -567,10 +521,9 @@ static int job_start(struct job *j, void (*run)(int, const void *), const void *
     close(fd[1]);
     j->fd = fd[0];
     if (j->pid > 0) return 1;
-    fail(why, "fork: %s", strerror(errno));
     close_fd(&j->fd);
     j->pid = 0;
-    return 0;
+    return fail(why, "fork: %s", strerror(errno));
 }
 
 static void job_end(struct job *j) {
@@ -582,9 +535,7 @@ static void job_end(struct job *j) {
 }
 
 /* A job answers with structs. Read one. 0: the job ended without. */
-static int job_read(int fd, void *message, size_t size) {
-    return recv(fd, message, size, MSG_WAITALL) == (ssize_t)size;
-}
+static int job_read(int fd, void *p, size_t n) { return recv(fd, p, n, MSG_WAITALL) == (ssize_t)n; }
 
 static void job_write(int fd, const void *message, size_t size) {
     if (write(fd, message, size) != (ssize_t)size) _exit(1);    /* nobody waits for it any more */
@@ -592,25 +543,20 @@ static void job_write(int fd, const void *message, size_t size) {
 
 struct lookup { int n; struct addr at[8]; char why[WHY_MAX]; };     /* what was found; n 0: WHY */
 
-/* Look H up: a literal at once, a name by the resolver, for as long as that takes. IPv4 comes
- * first. */
+/* Look H up: a literal at once, a name by the resolver, however long that takes. IPv4 first. */
 static void lookup_now(const struct host *h, struct lookup *found) {
     struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *list = NULL;
-    int error;
     found->n = ip_parse(h->name, &found->at[0]);
     found->at[0].port = h->port;
     if (found->n) return;
-    error = getaddrinfo(h->name, NULL, &hints, &list);
-    for (int v4 = 1; v4 >= 0; v4--) {
+    int error = getaddrinfo(h->name, NULL, &hints, &list);
+    for (int v4 = 1; v4 >= 0; v4--)
         for (struct addrinfo *i = list; i && found->n < (int)COUNT(found->at); i = i->ai_next) {
-            struct sockaddr_storage ss = { 0 };
-            struct addr a;
-            memcpy(&ss, i->ai_addr, i->ai_addrlen < sizeof ss ? i->ai_addrlen : sizeof ss);
-            a = addr_from_kernel(&ss);
-            a.port = h->port;
-            if (addr_is_v4(&a) == v4 && addr_usable(&a)) found->at[found->n++] = a;
+            struct addr *a = &found->at[found->n];
+            *a = addr_from_kernel((void *)i->ai_addr);
+            a->port = h->port;
+            found->n += addr_is_v4(a) == v4 && addr_usable(a);
         }
-    }
     if (list) freeaddrinfo(list);
     fail(found->why, "name look-up of %s: %s", h->name, error ? gai_strerror(error) : "no address");
 }
@@ -622,77 +568,55 @@ static void lookup_job(int fd, const void *arg) {
 }
 
 /* ---- 4. STUN (RFC 8489): ask a server from which address it sees us ---------------------------
- * Decoding is pure; stun_start(), stun_send() and stun_read() touch the network (UDP). No files. */
+ * Decoding is pure; stun_start(), stun_send() and stun_read() touch the network (UDP). */
 
 enum { STUN_MAX = 1500, STUN_RTO_MS = 500, STUN_SENDS = 5 };
 enum { STUN_DROP, STUN_ADDRESS, STUN_ERROR };
-
 static const unsigned char stun_cookie[4] = { 0x21, 0x12, 0xa4, 0x42 };
 
-struct cursor { const unsigned char *p; size_t left; int bad; }; /* bad: read past the end; stays */
-
-/* The next N bytes, or NULL and c->bad. */
-static const unsigned char *take(struct cursor *c, size_t n) {
-    const unsigned char *p = c->p;
-    if (c->bad || n > c->left) { c->bad = 1; return NULL; }
-    c->p += n;
-    c->left -= n;
-    return p;
-}
-
-static unsigned take16(struct cursor *c) {
-    const unsigned char *p = take(c, 2);
-    return p ? (unsigned)(p[0] << 8 | p[1]) : 0;
-}
-
-/* The value of (XOR-)MAPPED-ADDRESS (RFC 8489, 14.1 and 14.2): a zero byte, the family, the port, 4
- * or 16 bytes of address, in network order. XOR: 16 bytes, the cookie and the id, or zeros. 1: *A
- * is set. */
-static int stun_address(struct cursor v, const unsigned char *xor, struct addr *a, char *why) {
-    unsigned family = take16(&v) & 0xff, port = take16(&v);
-    size_t n = family == 1 ? 4 : family == 2 ? 16 : 0;
-    const unsigned char *ip = take(&v, n);
-    if (v.bad || !n || v.left) return fail(why, "its address is malformed");
+/* (XOR-)MAPPED-ADDRESS (RFC 8489, 14.1 and 14.2), N bytes: a zero byte, the family, the port, 4 or
+ * 16 bytes of address. XOR: 16 bytes, the cookie and the id, or zeros. 1: *A is set. */
+static int stun_address(const unsigned char *v, size_t n, const unsigned char *xor, struct addr *a,
+                        char *why) {
+    if ((n != 8 || v[1] != 1) && (n != 20 || v[1] != 2))
+        return fail(why, "its address is malformed");
     memcpy(a->ip, v4_prefix, 12);
-    for (size_t i = 0; i < n; i++) a->ip[16 - n + i] = ip[i] ^ xor[i];
-    a->port = port ^ (unsigned)(xor[0] << 8 | xor[1]);
+    for (size_t i = 4; i < n; i++) a->ip[16 + i - n] = v[i] ^ xor[i - 4];
+    a->port = (unsigned)(get(v + 2, 2) ^ get(xor, 2));
     return addr_usable(a) || fail(why, "its address cannot be ours");
 }
 
-/* Decode the LEN bytes at M, an answer to our request ID (12 bytes; RFC 8489, 5, 6.3.3, 6.3.4 and
- * 14). STUN_ADDRESS: *A is set. STUN_ERROR: WHY has the server's code and reason. STUN_DROP: WHY
- * has what is wrong; the caller waits on, since it may be forged. Every attribute must lie inside
- * the message. */
+/* Decode the LEN bytes at M, an answer to our request ID (12 bytes; RFC 8489, 5, 6.3.3, 6.3.4, 14).
+ * STUN_ADDRESS: *A is set. STUN_ERROR: WHY has the server's code and reason. STUN_DROP: WHY has
+ * what is wrong; the caller waits on, since it may be forged. */
 static int stun_decode(const unsigned char *m, size_t len, const unsigned char *id, struct addr *a,
                        char *why) {
     static const unsigned char zero[16];
     unsigned char xor[16];
-    struct cursor c = { m, len, 0 };
-    int exact = 0, plain = 0, code = 0;
-    unsigned type = take16(&c), body = take16(&c);
-    const unsigned char *head = take(&c, 16);
-    if (c.bad) return fail(why, "%zu bytes are no STUN header", len);
+    int exact = 0, plain = 0, code = 0, failed;
+    if (len < 20) return fail(why, "%zu bytes are no STUN header", len);
     memcpy(xor, stun_cookie, 4);
     memcpy(xor + 4, id, 12);
-    if ((type != 0x0101 && type != 0x0111) || body != c.left || memcmp(head, xor, 16) != 0)
+    failed = m[1] == 0x11;
+    if (m[0] != 1 || (m[1] != 1 && !failed) || get(m + 2, 2) != len - 20 || memcmp(m + 4, xor, 16))
         return fail(why, "not an answer to our request");
-    while (c.left) {
-        unsigned kind = take16(&c), n = take16(&c);
-        struct cursor v = { take(&c, n), n, 0 };
-        take(&c, -n & 3);                                   /* padding to 4 bytes (RFC 8489, 14) */
-        if (c.bad) return fail(why, "attribute 0x%04x runs past the end", kind);
-        if (kind == 0x0020 && !exact && !(exact = stun_address(v, xor, a, why))) return STUN_DROP;
-        if (kind == 0x0001 && !exact && !plain) plain = stun_address(v, zero, a, why);
+    for (size_t at = 20, next; at < len; at = next) {   /* attributes: kind, size, value, padding */
+        unsigned kind = len - at < 2 ? 0 : (unsigned)get(m + at, 2);
+        size_t n = len - at < 4 ? len : (size_t)get(m + at + 2, 2);
+        next = at + 4 + (n + 3) / 4 * 4;
+        if (next > len) return fail(why, "attribute 0x%04x runs past the end", kind);
+        const unsigned char *v = m + at + 4;
+        if (kind == 0x0020 && !exact && !(exact = stun_address(v, n, xor, a, why))) return 0;
+        if (kind == 0x0001 && !exact && !plain) plain = stun_address(v, n, zero, a, why);
         if (kind == 0x0009 && n >= 4 && !code) {                /* ERROR-CODE (RFC 8489, 14.8) */
-            code = (v.p[2] & 7) * 100 + v.p[3];
-            fail(why, "error %d %.*s", code, n > 132 ? 128 : (int)n - 4, (const char *)v.p + 4);
+            code = (v[2] & 7) * 100 + v[3];
+            fail(why, "error %d %.*s", code, n > 132 ? 128 : (int)n - 4, (const char *)v + 4);
         }
     }
-    if (type == 0x0111) return code ? STUN_ERROR : fail(why, "an error without a code");
+    if (failed) return code ? STUN_ERROR : fail(why, "an error without a code");
     return exact || plain ? STUN_ADDRESS : fail(why, "no address in it");
 }
 
-/* One stream's question to one server. */
 struct query {
     enum { QUERY_NEW, QUERY_WAITS, QUERY_ANSWERED, QUERY_FAILED } state;
     int fd, next, sends, slot;              /* UDP; its next address; sent; where poll() has it */
@@ -707,14 +631,12 @@ static void stun_failed(struct query *q, int error) {             /* gives this 
     close_fd(&q->fd);
 }
 
-/* Send the request again, after 0, 500, 1500, 3500 and 7500 ms (RFC 8489, 6.2.1). It has no
- * attributes. */
+/* Send the request, after 0, 500, 1500, 3500 and 7500 ms (RFC 8489, 6.2.1). */
 static void stun_send(struct query *q) {
-    unsigned char m[20] = { 0, 1, 0, 0 };                       /* Binding request (RFC 8489, 5) */
+    unsigned char m[20] = { 0, 1, 0, 0 };       /* Binding request, no attributes (RFC 8489, 5) */
     memcpy(m + 4, stun_cookie, 4);
     memcpy(m + 8, q->id, 12);
-    q->resend = after(q->sends + 1 < STUN_SENDS ? STUN_RTO_MS << q->sends : MS_MAX);
-    q->sends++;
+    q->resend = after(++q->sends < STUN_SENDS ? STUN_RTO_MS / 2 << q->sends : MS_MAX);
     if (send(q->fd, m, sizeof m, MSG_NOSIGNAL) < 0 && !would_block()) stun_failed(q, errno);
 }
 
@@ -734,15 +656,14 @@ static void stun_start(struct query *q, const struct lookup *server, unsigned po
     q->state = q->fd < 0 ? QUERY_FAILED : QUERY_WAITS;
 }
 
-/* Take a datagram. What is no good answer is dropped. An error of the socket (an ICMP message, a
- * local firewall) ends this address of the server, an error response ends the server. */
+/* Take a datagram. An error of the socket (an ICMP message, a local firewall) ends this address of
+ * the server, an error response the server. What else is no good answer is dropped. */
 static void stun_read(struct query *q) {
     unsigned char m[STUN_MAX];
     ssize_t n = recv(q->fd, m, sizeof m, 0);
-    int got;
     if (n < 0 && !would_block()) stun_failed(q, errno);
     if (n < 0) return;
-    got = stun_decode(m, (size_t)n, q->id, &q->mapped, q->why);
+    int got = stun_decode(m, (size_t)n, q->id, &q->mapped, q->why);
     say(LOG_DEBUG, "%zd bytes from a STUN server: %s", n, got == STUN_ADDRESS ? "good" : q->why);
     if (got == STUN_DROP) return;
     q->state = got == STUN_ADDRESS ? QUERY_ANSWERED : QUERY_FAILED;
@@ -753,20 +674,19 @@ static void stun_read(struct query *q) {
  * Decoding is pure; http_ask() touches the network (TCP). IMDS is asked in a job, in plain
  * sequence; see AWS, "Use the Instance Metadata Service to access instance metadata". No files. */
 
-enum { HTTP_MAX = 16384, TOKEN_MAX = 2048, IMDS_MS = 2000, IMDS_TOKEN_MS = 1000 };
-
+enum { HTTP_MAX = 1 << 20, IMDS_MAX = 16384, TOKEN_MAX = 3072 };        /* bytes of a response */
+enum { IMDS_MS = 2000, IMDS_TOKEN_MS = 1000 };
+enum { HTTP_NOT_CONNECTED, HTTP_NO_ANSWER };    /* what may stand in place of a status */
 struct http { int status; size_t body, body_len; };           /* body: its offset in the message */
 
-/* The value of header NAME among the LEN bytes of the head at M, into VALUE (64 bytes). 1: it is
- * there; what does not fit is cut, and no number any more. */
+/* The value of header NAME in the head at M, whose LEN bytes end in an empty line, into VALUE (64
+ * bytes). 1: it is there; what does not fit is cut, and no number any more. */
 static int http_header(const char *m, size_t len, const char *name, char *value) {
-    const char *line = m, *eol;
-    size_t n = strlen(name), cut;
-    while ((eol = memchr(line, '\n', (size_t)(m + len - line))) != NULL) {
-        line = eol + 1;
-        if ((size_t)(m + len - line) <= n || line[n] != ':' || strncasecmp(line, name, n)) continue;
-        for (line += n + 1; line < m + len && (*line == ' ' || *line == '\t'); line++) continue;
-        for (cut = 0; line < m + len && *line > ' ' && cut < 63; cut++) value[cut] = *line++;
+    size_t n = strlen(name), cut = 0;
+    for (const char *last = m + len - 1; (m = memchr(m, '\n', (size_t)(last - m))) != NULL;) {
+        if (strncasecmp(++m, name, n) != 0 || m[n] != ':') continue;
+        for (m += n + 1; *m == ' ' || *m == '\t'; m++) continue;
+        for (; *m > ' ' && cut < 63; cut++) value[cut] = *m++;
         if (cut == 63) value[0] = '?';
         value[cut] = 0;
         return 1;
@@ -774,25 +694,47 @@ static int http_header(const char *m, size_t len, const char *name, char *value)
     return 0;
 }
 
-/* Decode the LEN bytes at M, an HTTP/1.0 or 1.1 response (RFC 9112). ENDED: the server has closed.
- * 1: *H is set. 0: WHY; where WHY is empty, more is to come. Without Content-Length the body ends
- * with the connection. */
-static int http_decode(const char *m, size_t len, int ended, struct http *h, char *why) {
+/* Join a body's chunks (RFC 9112, 7.1). 1: *LEN bytes. 0: WHY; if empty, wait, none was moved. */
+static int http_chunks(char *body, size_t *len, char *why) {
+    for (int join = 0; join < 2; join++) {                      /* first look, then move */
+        char *p = body, *out = body, *end = body + *len, *eol;
+        unsigned long n = 1;
+        while (n) {
+            if (!(eol = memchr(p, '\n', (size_t)(end - p)))) return 0;
+            n = strspn(p, "0123456789abcdefABCDEF");
+            if (n == 0 || n > 6) return fail(why, "a chunk without a size");
+            n = strtoul(p, NULL, 16);
+            p = eol + 1;
+            if ((size_t)(end - p) < n + 2) return 0;
+            if (join) memmove(out, p, n);
+            out += n;
+            p += n + 2;
+        }
+        if (join) *len = (size_t)(out - body);
+    }
+    return 1;
+}
+
+/* Decode the LEN bytes at M, an HTTP/1.x response (RFC 9112). ENDED: the server has closed, which
+ * ends a body without Content-Length. 1: *H is set. 0: WHY; where it is empty, more is to come. */
+static int http_decode(char *m, size_t len, int ended, struct http *h, char *why) {
     const char *line = m, *eol;
     char value[64] = "";
     unsigned long n;
     why[0] = 0;
-    while ((eol = memchr(line, '\n', len - (size_t)(line - m))) != NULL) {
-        if (eol == line || (eol == line + 1 && *line == '\r')) break;
-        line = eol + 1;
-    }
+    while ((eol = memchr(line, '\n', len - (size_t)(line - m))) && eol - line > (*line == '\r'))
+        line = eol + 1;                                         /* up to the empty line */
     if (!eol) return ended ? fail(why, "the answer is cut in its head") : 0;
     h->body = (size_t)(eol + 1 - m);
     h->body_len = len - h->body;
-    if (h->body > 13) memcpy(value, m + 9, 3);
-    if (h->body < 14 || memcmp(m, "HTTP/1.", 7) != 0 || m[8] != ' ' || !number(value, 599, &n)
-        || n < 100) return fail(why, "it is no HTTP response");
+    if (h->body < 14 || memcmp(m, "HTTP/1.", 7) != 0 || m[8] != ' '
+        || !number(memcpy(value, m + 9, 3), 599, &n) || n < 100)
+        return fail(why, "it is no HTTP response");
     h->status = (int)n;
+    if (http_header(m, h->body, "Transfer-Encoding", value)) {
+        if (http_chunks(m + h->body, &h->body_len, why)) return 1;
+        return !ended || why[0] ? 0 : fail(why, "the body is cut in its chunks");
+    }
     if (!http_header(m, h->body, "Content-Length", value)) return ended;
     if (!number(value, HTTP_MAX, &n)) return fail(why, "Content-Length is \"%s\"", value);
     if (h->body_len < n)
@@ -801,8 +743,7 @@ static int http_decode(const char *m, size_t len, int ended, struct http *h, cha
     return 1;
 }
 
-/* Connect to the first of the addresses TO that lets us, until END. Returns a socket, or -1 and
- * WHY. */
+/* Connect to the first of the addresses TO that lets us, until END. A socket, or -1 and WHY. */
 static int http_connect(const struct lookup *to, deadline end, char *why) {
     if (!to->n) fail(why, "%s", to->why);
     for (int i = 0; i < to->n; i++) {
@@ -816,26 +757,26 @@ static int http_connect(const struct lookup *to, deadline end, char *why) {
     return -1;
 }
 
-/* Send REQUEST to TO and read the answer into M (HTTP_MAX bytes) until END. 1: *H is set, a NUL
- * ends the body. 0: WHY. */
-static int http_ask(const struct lookup *to, const char *request, char *m, struct http *h,
-                    deadline end, char *why) {
+/* Send REQUEST to TO; the answer, a NUL behind it, comes into M (MAX bytes). 1: *H. 0: WHY. */
+static int http_ask(const struct lookup *to, const char *request, char *m, size_t max,
+                    struct http *h, deadline end, char *why) {
     size_t sent = 0, len = strlen(request), have = 0;
-    int fd = http_connect(to, end, why), done = 0, over = fd < 0;
     ssize_t n;
-    while (!done && !over) {
+    int fd = http_connect(to, end, why), done = 0;
+    h->status = fd < 0 ? HTTP_NOT_CONNECTED : HTTP_NO_ANSWER;
+    while (fd >= 0 && !done) {
         int sends = sent < len;
         if (!wait_for_one(fd, sends ? POLLOUT : POLLIN, end) && ms_left(end)) continue;
         if (!ms_left(end)) { fail(why, "no whole answer in time"); break; }
         n = sends ? send(fd, request + sent, len - sent, MSG_NOSIGNAL)
-                  : recv(fd, m + have, HTTP_MAX - 1 - have, 0);
+                  : recv(fd, m + have, max - 1 - have, 0);
         if (n < 0 && would_block()) continue;
         if (n < 0) { fail(why, "%s", strerror(errno)); break; }
         if (sends) { sent += (size_t)n; continue; }
         have += (size_t)n;
         done = http_decode(m, have, n == 0, h, why);
-        over = why[0] != 0 || n == 0;
-        if (!done && !over && have == HTTP_MAX - 1) over = !fail(why, "the answer is too long");
+        if (!done && !why[0] && have == max - 1) fail(why, "the answer is too long");
+        if (why[0]) break;
     }
     close_fd(&fd);
     if (done) m[h->body + h->body_len] = 0;
@@ -845,52 +786,45 @@ static int http_ask(const struct lookup *to, const char *request, char *m, struc
 /* One request to IMDS, HTTP/1.0. HEADERS: lines with their ends, or "". 1: *H is set. 0: WHY. */
 static int imds_ask(const struct lookup *to, const char *method, const char *path,
                     const char *headers, char *m, struct http *h, deadline end, char *why) {
-    char request[HTTP_MAX];
+    char request[IMDS_MAX];
     snprintf(request, sizeof request, "%s %s%s HTTP/1.0\r\nHost: %s\r\n%s\r\n",
              method, set.imds.path, path, set.imds.authority, headers);
-    return http_ask(to, request, m, h, end, why);
+    return http_ask(to, request, m, IMDS_MAX, h, end, why);
 }
 
-/* Fetch PATH from IMDS into M (HTTP_MAX bytes): with a session token (IMDSv2), or without (IMDSv1)
- * where no token is to be had. 1: *H is set. 0: WHY. */
+/* GET PATH from IMDS into M (IMDS_MAX bytes): IMDSv2, or v1 where no token is to be had. 0: WHY. */
 static int imds_get(const char *path, char *m, struct http *h, deadline end, char *why) {
     static const char ttl[] = "X-aws-ec2-metadata-token-ttl-seconds: 60\r\nContent-Length: 0\r\n";
     struct lookup to = { 0 };
     char headers[TOKEN_MAX + 64] = "";
     deadline token_end = sooner(end, after(IMDS_TOKEN_MS));
-    const char *token;
     lookup_now(&set.imds.at, &to);
     if (imds_ask(&to, "PUT", "/latest/api/token", ttl, m, h, token_end, why)) {
+        const char *token = m + h->body;
         int s = h->status;
-        token = m + h->body;
-        if (s == 200) {
-            for (size_t i = 0; i < h->body_len; i++)
-                if (token[i] <= ' ' || token[i] > '~') return fail(why, "its token is not ASCII");
-            if (h->body_len == 0 || h->body_len > TOKEN_MAX)
-                return fail(why, "its token has %zu bytes", h->body_len);
-            sprintf(headers, "X-aws-ec2-metadata-token: %.*s\r\n", TOKEN_MAX, token);
-        }
+        for (size_t i = 0; i < h->body_len && s == 200; i++)
+            if (token[i] <= ' ' || token[i] > '~') return fail(why, "its token is not ASCII");
+        if (s == 200 && (h->body_len == 0 || h->body_len > TOKEN_MAX))
+            return fail(why, "its token has %zu bytes", h->body_len);
+        if (s == 200) sprintf(headers, "X-aws-ec2-metadata-token: %.*s\r\n", TOKEN_MAX, token);
         fail(why, "PUT /latest/api/token: status %d", s);
         if (s != 200 && s != 401 && s != 403 && s != 404 && s != 405 && s < 500) return 0;
     }
-    if (!*headers && set.imds_v1_off) {
-        size_t n = strlen(why);
+    size_t n = strlen(why);
+    if (!*headers && set.imds_v1_off)
         return snprintf(why + n, WHY_MAX - n, ", and AWS_EC2_METADATA_V1_DISABLED is true") < 0;
-    }
     return imds_ask(&to, "GET", path, headers, m, h, end, why);
 }
 
 struct imds_answer { int good; struct addr ip; char why[WHY_MAX]; };
-
 /* Job: the public IPv4 address of this instance, as a struct imds_answer. ARG: the deadline. */
 static void imds_job(int fd, const void *arg) {
     struct imds_answer a = { 0 };
     struct http h;
-    char m[HTTP_MAX], *text;
+    char m[IMDS_MAX], *text;
     if (imds_get("/latest/meta-data/public-ipv4", m, &h, *(const deadline *)arg, a.why)) {
         text = m + h.body;
-        for (char *end; h.body_len && *(end = text + h.body_len - 1) && strchr(" \t\r\n", *end);
-             h.body_len--) *end = 0;
+        while (h.body_len && memchr(" \t\r\n", text[h.body_len - 1], 4)) text[--h.body_len] = 0;
         if (h.status == 404) fail(a.why, "this instance has no public IPv4 address");
         else if (h.status != 200) fail(a.why, "GET public-ipv4: status %d", h.status);
         else if (strlen(text) != h.body_len || strchr(text, ':') || !ip_parse(text, &a.ip)
@@ -905,24 +839,19 @@ static void imds_job(int fd, const void *arg) {
  * IMDS, the local address. Touches the network: listens on a port a stream, asks STUN and IMDS. */
 
 enum { HEAD_START_MS = 750 };
-
-struct server { struct job look; struct lookup found; };
-
 struct discovery {
     struct stream *streams;
     int n, servers, both;                   /* both: wait for two answers, within the head start */
-    struct server server[SERVERS_MAX];
     struct query *queries;                  /* of stream i to server k: [i * servers + k] */
-    deadline head, end;                     /* of the head start; of STUN */
-    int asked;                              /* IMDS was asked, or must not be */
-    struct job imds;
-    deadline imds_end;
+    struct pollfd *fds;                     /* of the jobs, then of the queries that wait */
+    struct job jobs[SERVERS_MAX + 1];       /* [k] looks server k up, [servers] asks IMDS */
+    struct lookup found[SERVERS_MAX];
     struct imds_answer meta;
+    deadline head, end, imds_end;           /* of the head start; of STUN; of IMDS, 0: not asked */
 };
 
 /* Take a port for S: FIRST, or the next that is free; 0: any. TCP and UDP, each without sharing, so
- * that no two processes get the same; then sharing is allowed, to the sockets that connect from
- * it. */
+ * that no two processes get the same; then the sockets that connect from it may share it. */
 static int port_take(struct stream *s, unsigned first, char *why) {
     struct sockaddr_storage ss;
     for (int tries = 0; first <= 65535 && (first || tries < 100); tries++, first += first > 0) {
@@ -953,15 +882,15 @@ static int local_towards(const struct addr *to, struct addr *local) {
     return good && ip_usable(local);
 }
 
-/* The local address: towards the outside (addresses for documentation, RFC 5737 and 3849, that
- * nobody has), else towards a STUN server, else loopback. Never the unspecified one. */
+/* The local address: towards the outside (addresses for documentation, RFC 5737 and 3849), else
+ * towards a STUN server, else loopback. Never the unspecified one. */
 static void local_address(const struct discovery *d, struct addr *local) {
     struct addr to = { { 0 }, 9 };
     if (ip_parse("203.0.113.1", &to) && local_towards(&to, local)) return;
     if (ip_parse("2001:db8::1", &to) && local_towards(&to, local)) return;
     for (int k = 0; k < d->servers; k++)
-        for (int i = 0; i < d->server[k].found.n; i++)
-            if (local_towards(&d->server[k].found.at[i], local)) return;
+        for (int i = 0; i < d->found[k].n; i++)
+            if (local_towards(&d->found[k].at[i], local)) return;
     ip_parse("127.0.0.1", local);
 }
 
@@ -972,19 +901,18 @@ static int use(struct stream *s, const char *source, const struct addr *ip, unsi
     return 1;
 }
 
-/* Why STUN has no address for stream number I: each server's reason. */
 static void stun_reasons(const struct discovery *d, int i, char *why) {
     const struct query *q = d->queries + i * d->servers;
     size_t at = 0;
     if (!d->servers)
         fail(why, "skipped (PASH_%s)", set.no_holepunch ? "NO_HOLEPUNCH" : "STUN_TIMEOUT_MS=0");
     for (int k = 0; k < d->servers && at < WHY_MAX; k++, q++) {
-        const struct host *h = &set.stun.at[k];
         char late[64];
         snprintf(late, sizeof late, "no answer%s within %d ms", q->state == QUERY_NEW ?
                  " from the resolver" : "", ms_left(d->end) ? HEAD_START_MS : set.stun_ms);
-        at += (size_t)snprintf(why + at, WHY_MAX - at, "%s%s:%u: %s", k ? "; " : "", h->name,
-                               h->port, q->state == QUERY_FAILED ? q->why : late);
+        at += (size_t)snprintf(why + at, WHY_MAX - at, "%s%s:%u: %s", k ? "; " : "",
+                               set.stun.at[k].name, set.stun.at[k].port,
+                               q->state == QUERY_FAILED ? q->why : late);
     }
 }
 
@@ -992,15 +920,15 @@ static void stun_reasons(const struct discovery *d, int i, char *why) {
 static int settle(struct discovery *d, int i) {
     struct stream *s = &d->streams[i];
     const struct query *q = d->queries + i * d->servers, *first = NULL, *second = NULL;
-    int waits = 0, head_over = !ms_left(d->head), failed;
+    int waits = 0, failed;
     if (s->source) return 1;
-    for (int k = 0; k < d->servers; k++) {
-        waits += q[k].state == QUERY_NEW || q[k].state == QUERY_WAITS;
-        if (q[k].state == QUERY_ANSWERED && !first) first = &q[k];
-        else if (q[k].state == QUERY_ANSWERED) second = &q[k];
+    for (int k = 0; k < d->servers; k++, q++) {
+        waits += q->state == QUERY_NEW || q->state == QUERY_WAITS;
+        if (q->state == QUERY_ANSWERED && !first) first = q;
+        else if (q->state == QUERY_ANSWERED) second = q;
     }
     failed = !waits || !ms_left(d->end);
-    if (!head_over && !failed && (!first || (d->both && !second))) return 0;
+    if (ms_left(d->head) && !failed && (!first || (d->both && !second))) return 0;
     if (first && second && addr_is_v4(&first->mapped) == addr_is_v4(&second->mapped))
         s->mapping = addr_same(&first->mapped, &second->mapped) ? "endpoint-independent"
                                                                 : "endpoint-dependent";
@@ -1008,67 +936,58 @@ static int settle(struct discovery *d, int i) {
     stun_reasons(d, i, s->why);
     if (set.public_addr.port) return use(s, "PASH_PUBLIC_ADDR", &set.public_addr, s->local.port);
     if (ip_usable(&set.public_ip)) return use(s, "PASH_PUBLIC_IP", &set.public_ip, s->local.port);
-    if (!d->asked) {
-        d->asked = 1;
+    if (!d->imds_end.at && !set.no_holepunch) {
         d->imds_end = after(IMDS_MS);
-        if (set.no_holepunch) d->meta.why[0] = 0;
-        else if (set.imds_off) fail(d->meta.why, "AWS_EC2_METADATA_DISABLED is true");
-        else job_start(&d->imds, imds_job, &d->imds_end, d->meta.why);
+        if (set.imds_off) fail(d->meta.why, "AWS_EC2_METADATA_DISABLED is true");
+        else job_start(&d->jobs[d->servers], imds_job, &d->imds_end, d->meta.why);
     }
     if (d->meta.good) return use(s, "imds", &d->meta.ip, s->local.port);
-    return failed && !d->imds.pid && use(s, "local", &s->local, s->local.port);
+    return failed && !d->jobs[d->servers].pid && use(s, "local", &s->local, s->local.port);
 }
 
-/* Server number K is found, or cannot be: all streams go and ask it. */
-static void server_known(struct discovery *d, int k) {
-    for (int i = 0; i < d->n; i++)
-        stun_start(&d->queries[i * d->servers + k], &d->server[k].found, d->streams[i].local.port);
-}
-
-/* Wait until something has come or is due, and take it. */
-static void discovery_turn(struct discovery *d, struct pollfd *fds) {
-    deadline next = ms_left(d->head) ? sooner(d->head, d->end) : d->end;
-    int queries = d->n * d->servers, nfds = 0;          /* poll() takes no more than may be open */
-    struct pollfd *meta, *look;
-    for (int i = 0; i < queries; i++) {
+/* Send what is due: to a server that is known now, once more, or to its next address. */
+static void discovery_send(struct discovery *d) {
+    for (int i = 0; i < d->n * d->servers; i++) {
         struct query *q = &d->queries[i];
-        q->slot = nfds;
+        int k = i % d->servers;
+        if (q->fd >= 0 && !ms_left(q->resend)) stun_send(q);
+        if (q->fd < 0 && (q->state == QUERY_WAITS || (q->state == QUERY_NEW && !d->jobs[k].pid)))
+            stun_start(q, &d->found[k], d->streams[i / d->servers].local.port);
+    }
+}
+
+static void discovery_turn(struct discovery *d) {
+    struct job *imds = &d->jobs[d->servers];
+    deadline next = ms_left(d->head) ? sooner(d->head, d->end) : d->end;
+    int nfds = 0, queries = d->n * d->servers;          /* poll() takes no more than may be open */
+    for (; nfds <= d->servers; nfds++)
+        d->fds[nfds] = (struct pollfd){ d->jobs[nfds].pid ? d->jobs[nfds].fd : -1, POLLIN, 0 };
+    for (struct query *q = d->queries; q < d->queries + queries; q++) {
         if (q->state != QUERY_WAITS) continue;
-        fds[nfds++] = (struct pollfd){ q->fd, POLLIN, 0 };
+        q->slot = nfds++;
+        d->fds[q->slot] = (struct pollfd){ q->fd, POLLIN, 0 };
         next = sooner(next, q->resend);
     }
-    meta = fds + nfds;
-    look = meta + 1;
-    *meta = (struct pollfd){ d->imds.pid ? d->imds.fd : -1, POLLIN, 0 };
-    if (d->imds.pid) next = ms_left(d->end) ? sooner(next, d->imds_end) : d->imds_end;
-    for (int k = 0; k < d->servers; k++)
-        look[k] = (struct pollfd){ d->server[k].look.pid ? d->server[k].look.fd : -1, POLLIN, 0 };
-    wait_for(fds, (size_t)(nfds + 1 + d->servers), next);
+    if (imds->pid) next = ms_left(d->end) ? sooner(next, d->imds_end) : d->imds_end;
+    wait_for(d->fds, (size_t)nfds, next);
 
-    for (int i = 0; i < queries; i++) {
-        struct query *q = &d->queries[i];
-        if (q->state != QUERY_WAITS) continue;
-        if (fds[q->slot].revents) stun_read(q);
-        if (q->state == QUERY_WAITS && q->fd >= 0 && !ms_left(q->resend)) stun_send(q);
-        if (q->state == QUERY_WAITS && q->fd < 0)
-            stun_start(q, &d->server[i % d->servers].found, d->streams[i / d->servers].local.port);
-    }
-    if (d->imds.pid && (meta->revents || !ms_left(d->imds_end))) {
-        if (!meta->revents) fail(d->meta.why, "%s: no answer within 2 s", set.imds.authority);
-        else if (!job_read(d->imds.fd, &d->meta, sizeof d->meta)) fail(d->meta.why, "its job died");
-        job_end(&d->imds);
-    }
+    for (struct query *q = d->queries; q < d->queries + queries; q++)
+        if (q->state == QUERY_WAITS && d->fds[q->slot].revents) stun_read(q);
     for (int k = 0; k < d->servers; k++) {
-        struct server *v = &d->server[k];
-        if (!look[k].revents) continue;
-        if (!job_read(v->look.fd, &v->found, sizeof v->found)) fail(v->found.why, "its job died");
-        job_end(&v->look);
-        server_known(d, k);
+        struct lookup *found = &d->found[k];
+        if (!d->fds[k].revents) continue;
+        if (!job_read(d->jobs[k].fd, found, sizeof *found)) fail(found->why, "its job died");
+        job_end(&d->jobs[k]);
     }
+    if (!imds->pid || (!d->fds[d->servers].revents && ms_left(d->imds_end))) return;
+    if (!d->fds[d->servers].revents)
+        fail(d->meta.why, "%s: no answer within 2 s", set.imds.authority);
+    else if (!job_read(imds->fd, &d->meta, sizeof d->meta)) fail(d->meta.why, "its job died");
+    job_end(imds);
 }
 
 /* The phrases that users search for, kept word for word. The metadata line comes once a process. */
-static void discovery_say(const struct stream *s, const struct imds_answer *meta, int *meta_said) {
+static void discovery_say(const struct stream *s, struct imds_answer *meta) {
     const char *local = SHOW(&s->local), *outer = SHOW(&s->external);
     set.who = s->key ? s : NULL;
     if (strcmp(s->source, "stun") == 0) {
@@ -1077,58 +996,53 @@ static void discovery_say(const struct stream *s, const struct imds_answer *meta
     }
     say(LOG_INFO, "STUN discovery failed: %s", s->why);
     say(LOG_INFO, "Using fallback address resolution...");
-    if (meta->good && !*meta_said)
-        say(LOG_INFO, "AWS metadata service returned public IP: %s", SHOW(&meta->ip));
-    else if (meta->why[0] && !*meta_said) say(LOG_INFO, "AWS metadata query failed: %s", meta->why);
-    *meta_said = 1;
+    if (meta->good) say(LOG_INFO, "AWS metadata service returned public IP: %s", SHOW(&meta->ip));
+    else if (meta->why[0]) say(LOG_INFO, "AWS metadata query failed: %s", meta->why);
+    memset(meta, 0, sizeof *meta);
     say(LOG_INFO, "Fallback succeeded - local_addr: %s external_addr: %s", local, outer);
 }
 
 /* Take a port for each of the N streams and find the addresses to tell the peers; BOTH: and the
  * mapping, if it is to be had. Says how it went. 1: done. 0: WHY. */
 static int discover(struct stream *s, int n, int both, char *why) {
-    struct discovery d = { .streams = s, .n = n, .both = both };
-    struct pollfd *fds;
+    int servers = set.no_holepunch || !set.stun_ms ? 0 : set.stun.n, open, said = 0;
+    struct discovery d = { .streams = s, .n = n, .servers = servers, .both = both };
     struct addr local = { { 0 }, 0 };
-    int open, said = 0;
-    d.servers = set.no_holepunch || !set.stun_ms ? 0 : set.stun.n;
-    d.queries = calloc((size_t)(n * d.servers + 1), sizeof *d.queries);
-    fds = calloc((size_t)(n * d.servers + 1 + SERVERS_MAX), sizeof *fds);
-    if (!d.queries || !fds) return fail(why, "out of memory");
+    d.queries = calloc((size_t)(n * servers + 1), sizeof *d.queries);
+    d.fds = calloc((size_t)(n * servers + servers + 1), sizeof *d.fds);
+    if (!d.queries || !d.fds) return fail(why, "out of memory");
     for (int i = 0; i < n; i++)
         if (!port_take(&s[i], !set.public_addr.port ? 0 : i ? s[i - 1].local.port + 1
                               : set.public_addr.port, why)) return 0;
-    for (int i = 0; i < n * d.servers; i++) d.queries[i].fd = -1;
+    for (int i = 0; i < n * servers; i++) d.queries[i].fd = -1;
     d.head = after(HEAD_START_MS);
     d.end = after(set.stun_ms);
-    for (int k = 0; k < d.servers; k++) {
-        struct server *v = &d.server[k];
-        v->found.n = ip_parse(set.stun.at[k].name, &v->found.at[0]);
-        v->found.at[0].port = set.stun.at[k].port;
-        if (v->found.n || !job_start(&v->look, lookup_job, &set.stun.at[k], v->found.why))
-            server_known(&d, k);
+    for (int k = 0; k < servers; k++) {
+        const struct host *h = &set.stun.at[k];
+        if (ip_parse(h->name, &d.found[k].at[0])) lookup_now(h, &d.found[k]);
+        else job_start(&d.jobs[k], lookup_job, h, d.found[k].why);
     }
     for (;;) {
+        discovery_send(&d);
         for (int i = open = 0; i < n; i++) open += !settle(&d, i);
         if (!open) break;
         if (!said && !ms_left(d.head))
-            say(LOG_INFO, "waiting for STUN%s", d.imds.pid ? " and IMDS" : "");
+            say(LOG_INFO, "waiting for STUN%s", d.jobs[servers].pid ? " and IMDS" : "");
         said = !ms_left(d.head);
-        discovery_turn(&d, fds);
+        discovery_turn(&d);
     }
-    for (int k = 0; k < d.servers; k++) job_end(&d.server[k].look);
-    job_end(&d.imds);
-    for (int i = 0; i < n * d.servers; i++) close_fd(&d.queries[i].fd);
+    for (int k = 0; k <= servers; k++) job_end(&d.jobs[k]);
+    for (int i = 0; i < n * servers; i++) close_fd(&d.queries[i].fd);
     local_address(&d, &local);
-    for (int i = said = 0; i < n; i++) {
+    for (int i = 0; i < n; i++) {
         close_fd(&s[i].udp);
         memcpy(s[i].local.ip, local.ip, sizeof local.ip);
         if (strcmp(s[i].source, "local") == 0) s[i].external = s[i].local;
-        discovery_say(&s[i], &d.meta, &said);
+        discovery_say(&s[i], &d.meta);
     }
     set.who = NULL;
     free(d.queries);
-    free(fds);
+    free(d.fds);
     return 1;
 }
 
@@ -1136,9 +1050,7 @@ static int discover(struct stream *s, int n, int both, char *why) {
  * Pure. The tests check them against the vectors of FIPS 180-4 and RFC 4231. */
 
 enum { HASH = 32, HASH_BLOCK = 64 };        /* bytes */
-
 struct sha256 { uint32_t h[8]; uint64_t len; unsigned char block[HASH_BLOCK]; };
-
 static uint32_t rotr(uint32_t x, int n) { return x >> n | x << (32 - n); }
 
 static void sha256_block(struct sha256 *s) {  /* FIPS 180-4, 6.2.2 */
@@ -1173,10 +1085,8 @@ static void sha256_block(struct sha256 *s) {  /* FIPS 180-4, 6.2.2 */
 }
 
 static void sha256_begin(struct sha256 *s) {
-    static const uint32_t h[8] = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,      /* 5.3.3 */
-                                   0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19 };
-    memset(s, 0, sizeof *s);
-    memcpy(s->h, h, sizeof h);
+    *s = (struct sha256){ .h = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,        /* 5.3.3 */
+                                 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19 } };
 }
 
 static void sha256_add(struct sha256 *s, const void *data, size_t n) {
@@ -1195,11 +1105,12 @@ static void sha256_end(struct sha256 *s, unsigned char *out) {    /* padding: 5.
     for (int i = 0; i < 8; i++) put(out + 4 * i, 4, s->h[i]);
 }
 
-static void sha256(const void *data, size_t n, unsigned char *out) {
+static const unsigned char *sha256(const void *data, size_t n, unsigned char *out) {
     struct sha256 s;
     sha256_begin(&s);
     sha256_add(&s, data, n);
     sha256_end(&s, out);
+    return out;
 }
 
 /* HMAC-SHA-256 of DATA under KEY, into OUT (HASH bytes), which DATA may be. */
@@ -1222,14 +1133,32 @@ static void hex(const unsigned char *p, size_t n, char *text) {
     for (size_t i = 0; i < n; i++) sprintf(text + 2 * i, "%02x", p[i]);
 }
 
+struct creds { char id[144], secret[144], token[TOKEN_MAX], until[32], why[WHY_MAX]; };
+
+/* Sign CANONICAL, a canonical request with the headers SIGNED, at DATE (YYYYMMDDThhmmssZ). OUT (512
+ * bytes): the value of its header Authorization. See AWS, "Create a signed AWS API request". */
+static void sigv4(const struct creds *c, const char *date, const char *region, const char *service,
+                  const char *canonical, const char *signed_headers, char *out) {
+    char scope[160], text[320], key[160], digest[2 * HASH + 1];
+    const char *const chain[] = { region, service, "aws4_request", text };
+    unsigned char k[HASH];
+    hex(sha256(canonical, strlen(canonical), k), HASH, digest);
+    snprintf(scope, sizeof scope, "%.8s/%.64s/%s/aws4_request", date, region, service);
+    snprintf(text, sizeof text, "AWS4-HMAC-SHA256\n%s\n%s\n%s", date, scope, digest);
+    snprintf(key, sizeof key, "AWS4%s", c->secret);
+    hmac(key, strlen(key), date, 8, k);
+    for (int i = 0; i < 4; i++) hmac(k, HASH, chain[i], strlen(chain[i]), k);
+    hex(k, HASH, digest);
+    snprintf(out, 512, "AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s", c->id,
+             scope, signed_headers, digest);
+}
+
 /* ---- 8. rendezvous: tell the peer my addresses and learn its ----------------------------------
- * It runs in a process of its own beside the stream's, so that a slow file system or network never
- * holds up connecting. Touches files below the directory of PASH_RENDEZVOUS. The JSON reader is
- * pure. */
+ * In a process of its own, so that a slow file system or network never holds up connecting. Touches
+ * files below the directory of PASH_RENDEZVOUS, or asks DynamoDB and IMDS. JSON reading is pure. */
 
-enum { REGISTRATION_MAX = 4096, JSON_DEPTH = 32, NAME_LEN = 255 };
-enum { FIRST_PAUSE_MS = 20, PAUSE_MS = 200, WITHDRAW_MS = 5000, WITHDRAW_HASTE_MS = 1000 };
-
+enum { REGISTRATION_MAX = 4096, JSON_DEPTH = 32, NAME_LEN = 255, DIR_MAX = PLACE_MAX + 257 };
+enum { REQUEST_MS = 5000, WITHDRAW_MS = 5000, WITHDRAW_HASTE_MS = 1000 };
 struct json { const char *p, *end; };
 
 static int json_peek(struct json *j) {      /* the next character behind white space; 0: the end */
@@ -1237,22 +1166,16 @@ static int json_peek(struct json *j) {      /* the next character behind white s
     return j->p < j->end ? (unsigned char)*j->p : 0;
 }
 
-static int json_eat(struct json *j, int c) {  /* 1: C was next; j is behind it */
-    if (json_peek(j) != c) return 0;
-    j->p++;
-    return 1;
-}
+static int json_eat(struct json *j, int c) { return json_peek(j) == c && j->p++; }
 
 /* The four hex digits of \u (RFC 8259, 7), at j->p. */
 static int json_hex4(struct json *j, unsigned *v) {
-    static const char digits[] = "0123456789abcdef0123456789ABCDEF";
-    *v = 0;
-    for (int i = 0; i < 4; i++, j->p++) {
-        const char *d = j->p < j->end && *j->p ? strchr(digits, *j->p) : NULL;
-        if (!d) return 0;
-        *v = *v << 4 | ((unsigned)(d - digits) & 15);
-    }
-    return 1;
+    char digits[5] = "";
+    if (j->end - j->p < 4) return 0;
+    memcpy(digits, j->p, 4);
+    j->p += 4;
+    *v = (unsigned)strtoul(digits, NULL, 16);
+    return strspn(digits, "0123456789abcdefABCDEF") == 4;
 }
 
 /* What stands behind a backslash, as UTF-8 (RFC 3629, 3) into OUT. Returns its length, 1 to 4
@@ -1277,8 +1200,7 @@ static size_t json_escape(struct json *j, char *out) {
     return n;
 }
 
-/* A string into OUT (MAX bytes), decoded, with a NUL; OUT NULL: of any length, and not kept. 1: j
- * is behind it. 0: there is none, or it does not fit. */
+/* A string into OUT (MAX bytes, with a NUL); OUT NULL: skip it. 0: none, or it does not fit. */
 static int json_string(struct json *j, char *out, size_t max) {
     char bytes[4];
     size_t n = 0, len;
@@ -1296,8 +1218,7 @@ static int json_string(struct json *j, char *out, size_t max) {
     return j->p < j->end && *j->p++ == '"';
 }
 
-/* Skip a value of any kind. 1: j is behind it. 0: there is none, or it is nested deeper than
- * DEPTH. */
+/* Skip a value of any kind. 1: j is behind it. 0: there is none, or it is nested beyond DEPTH. */
 static int json_skip(struct json *j, int depth) {
     int open = json_peek(j), close = open == '{' ? '}' : ']';
     const char *start = j->p;
@@ -1322,15 +1243,14 @@ static int json_find(const char *text, size_t len, const char *path, char *out, 
     struct json j = { text, text + len };
     for (; *path; path += strcspn(path, "/"), path += *path == '/') {
         size_t n = strcspn(path, "/");
-        int found = 0;
         if (!json_eat(&j, '{')) return 0;
-        while (!found) {
+        for (;;) {
             char name[64];
             struct json again = j;
             int fits = json_string(&again, name, sizeof name);
             if (!json_string(&j, NULL, 0) || !json_eat(&j, ':')) return 0;
-            found = fits && strlen(name) == n && memcmp(name, path, n) == 0;
-            if (!found && !(json_skip(&j, JSON_DEPTH) && json_eat(&j, ','))) return 0;
+            if (fits && strlen(name) == n && memcmp(name, path, n) == 0) break;
+            if (!json_skip(&j, JSON_DEPTH) || !json_eat(&j, ',')) return 0;
         }
     }
     return json_string(&j, out, max);
@@ -1346,29 +1266,30 @@ static struct addr registration_get(const char *text, size_t len, const char *na
 
 struct rdv {
     const struct stream *s;
-    char dir[PLACE_MAX + NAME_LEN + 2];     /* of the key */
+    char dir[DIR_MAX];                      /* of the key; in it: */
+    char file[DIR_MAX + 16], beside[DIR_MAX + 16], peer_file[DIR_MAX + 16];
     char mine[REGISTRATION_MAX + 1], theirs[REGISTRATION_MAX + 1];     /* texts; theirs "": none */
+    struct lookup at;                       /* DynamoDB; n 0: to be looked up (again) */
+    int reached;                            /* it has let us connect */
+    char expired[144];                      /* the id of credentials that it found expired */
+    char *answer;                           /* HTTP_MAX bytes */
 };
 
-/* KEY as a name in a directory, into NAME (3 * KEY + 1 bytes): all but letters, digits, - _ and .
- * is percent-encoded, and a leading dot, so that no key leads out of the directory; if long, it is
- * hashed. */
+/* KEY as a name in a directory, into NAME (3 * KEY + 1 bytes), hashed if long. All but letters,
+ * digits, - _ and . is percent-encoded, and a leading dot: no key leads out of the directory. */
 static void key_to_name(const char *key, char *name) {
     unsigned char digest[HASH];
     size_t n = 0;
     for (const char *p = key; *p; p++) {
-        int plain = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9')
-            || *p == '-' || *p == '_' || (*p == '.' && p > key);
+        int plain = strchr(letters, *p) && (*p != '.' || p > key);
         n += (size_t)sprintf(name + n, plain ? "%c" : "%%%02X", (unsigned char)*p);
     }
     if (n <= NAME_LEN) return;
-    sha256(key, strlen(key), digest);
     strcpy(name, "%-");
-    hex(digest, sizeof digest, name + 2);
+    hex(sha256(key, strlen(key), digest), HASH, name + 2);
 }
 
-/* The directory PATH, made if need be: ours alone, and no link. 1: it is there, or was until just
- * now. */
+/* The directory PATH, made if need be: ours alone, no link. 1: it is there, or was just now. */
 static int dir_make(const char *path, char *why) {
     struct stat st;
     if (mkdir(path, 0700) < 0 && errno != EEXIST)
@@ -1379,57 +1300,193 @@ static int dir_make(const char *path, char *why) {
     return !(st.st_mode & 022) || fail(why, "%s can be written by others", path);
 }
 
-static void dir_file(const struct rdv *r, const char *what, unsigned node, char *path) {
-    sprintf(path, "%s/%s_%u", r->dir, what, node);
-}
-
-/* Read the registration of NODE into TEXT; what cannot be read counts as absent, "". */
-static void dir_read(const struct rdv *r, unsigned node, char *text) {
-    char path[sizeof r->dir + 16];
+/* Read the registration in the file PATH into TEXT; what cannot be read counts as absent, "". */
+static void dir_read(const char *path, char *text) {
     struct stat st;
     ssize_t n = -1;
-    int fd;
-    dir_file(r, "N", node, path);
-    fd = open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
     if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size <= REGISTRATION_MAX)
         n = read(fd, text, REGISTRATION_MAX);
     text[n < 0 ? 0 : n] = 0;
     close_fd(&fd);
 }
 
-/* Write my registration beside its place and rename it, so that nobody reads half of it. r->theirs
- * is what was there before. The peer removes the key's directory when it is empty: then once
- * more. */
+/* Write my registration beside its place and rename it: nobody reads half of it. r->theirs is what
+ * was there before. The peer removes the key's directory when it is empty: then once more. */
 static int dir_publish(struct rdv *r, char *why) {
-    char path[sizeof r->dir + 16], beside[sizeof r->dir + 16];
     size_t len = strlen(r->mine);
-    dir_read(r, r->s->peer, r->theirs);
-    dir_file(r, "N", r->s->me, path);
-    dir_file(r, ".N", r->s->me, beside);                    /* what a crash left of it goes, too */
+    dir_read(r->peer_file, r->theirs);
     for (int tries = 0, fd, good; tries < 100; tries++) {
         if (!dir_make(set.rdv.name, why) || !dir_make(r->dir, why)) return 0;
-        unlink(beside);
-        fd = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+        unlink(r->beside);                                      /* what a crash left */
+        fd = open(r->beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
         if (fd < 0 && errno == ENOENT) continue;
-        if (fd < 0) return fail(why, "%s: %s", beside, strerror(errno));
+        if (fd < 0) return fail(why, "%s: %s", r->beside, strerror(errno));
         good = write(fd, r->mine, len) == (ssize_t)len;
-        if (close(fd) == 0 && good && rename(beside, path) == 0) return 1;
-        fail(why, "%s: %s", path, strerror(errno));
-        if (unlink(beside) == 0 || errno != ENOENT) return 0;
+        if (close(fd) == 0 && good && rename(r->beside, r->file) == 0) return 1;
+        fail(why, "%s: %s", r->file, strerror(errno));
+        if (unlink(r->beside) == 0 || errno != ENOENT) return 0;
     }
     return fail(why, "%s is removed again and again", r->dir);
 }
 
-/* Remove my registration, if it is still mine, and the key's directory, if nothing else is in
- * it. */
+/* Remove my registration, if it is still mine, and the key's directory, if it is empty then. */
 static int dir_withdraw(struct rdv *r, char *why) {
-    char path[sizeof r->dir + 16], text[REGISTRATION_MAX + 1];
-    dir_file(r, "N", r->s->me, path);
-    dir_read(r, r->s->me, text);
-    if (strcmp(text, r->mine) == 0 && unlink(path) < 0 && errno != ENOENT)
-        return fail(why, "%s: %s", path, strerror(errno));
+    char text[REGISTRATION_MAX + 1];
+    dir_read(r->file, text);
+    if (strcmp(text, r->mine) == 0 && unlink(r->file) < 0 && errno != ENOENT)
+        return fail(why, "%s: %s", r->file, strerror(errno));
     if (rmdir(r->dir) == 0 || errno == ENOENT || errno == ENOTEMPTY || errno == EEXIST) return 1;
     return fail(why, "rmdir %s: %s", r->dir, strerror(errno));
+}
+
+/* Fetch the credentials of the instance's role from IMDS. 1: *C is set. 0: WHY. */
+static int creds_fetch(struct creds *c, char *why) {
+    static const char base[] = "/latest/meta-data/iam/security-credentials/";
+    char m[IMDS_MAX], path[sizeof base + 128], code[64] = "none";
+    deadline end = after(IMDS_MS);
+    struct http h;
+    int n;
+    if (set.imds_off) return fail(why, "AWS_EC2_METADATA_DISABLED is true");
+    if (!imds_get(base, m, &h, end, why)) return 0;
+    n = (int)strspn(m + h.body, letters);
+    if (h.status == 404 || n == 0) return fail(why, "this instance has no role");
+    snprintf(path, sizeof path, "%s%.*s", base, h.status != 200 ? 0 : n, m + h.body);
+    if (h.status == 200 && !imds_get(path, m, &h, end, why)) return 0;
+    if (h.status != 200) return fail(why, "GET %s: status %d", path, h.status);
+    json_find(m + h.body, h.body_len, "Code", code, sizeof code);
+    if (strcmp(code, "Success") != 0) return fail(why, "GET %s: its Code is %s", path, code);
+    return (json_find(m + h.body, h.body_len, "AccessKeyId", c->id, sizeof c->id)
+            && json_find(m + h.body, h.body_len, "SecretAccessKey", c->secret, sizeof c->secret)
+            && json_find(m + h.body, h.body_len, "Token", c->token, sizeof c->token)
+            && json_find(m + h.body, h.body_len, "Expiration", c->until, sizeof c->until))
+        || fail(why, "GET %s: a member is missing or too long", path);
+}
+
+/* The credentials of the environment, or of the role, for all streams the one message in set.purse:
+ * who takes it puts it back, renewed if over, or if its id is EXPIRED. 1: *C is set. 0: WHY. */
+static int creds_get(struct creds *c, const char *expired, char *why) {
+    char soon[32];
+    time_t t = time(NULL) + 60;
+    memset(c, 0, sizeof *c);
+    if (set.key_id) {
+        snprintf(c->id, sizeof c->id, "%s", set.key_id);
+        snprintf(c->secret, sizeof c->secret, "%s", set.secret);
+        snprintf(c->token, sizeof c->token, "%s", set.token ? set.token : "");
+        return 1;
+    }
+    if (!wait_for_one(set.purse[0], POLLIN, after(4 * IMDS_MS))
+        || !job_read(set.purse[0], c, sizeof *c))
+        return fail(why, "the credentials do not come back");
+    strftime(soon, sizeof soon, "%Y-%m-%dT%H:%M:%SZ", gmtime(&t));
+    if (!c->why[0] && (strcmp(c->until, soon) <= 0 || strcmp(c->id, expired) == 0)
+        && !creds_fetch(c, c->why)) c->until[0] = 0;
+    job_write(set.purse[1], c, sizeof *c);
+    return !c->why[0] || fail(why, "no credentials: AWS_ACCESS_KEY_ID is not set; "
+                              "instance role: %.300s", c->why);
+}
+
+/* TEXT as the inside of a JSON string, into OUT (6 bytes for each and a NUL). Returns OUT. */
+static const char *json_quote(const char *text, char *out) {
+    size_t n = 0;
+    for (out[0] = 0; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        n += (size_t)sprintf(out + n, c < 0x20 || c == '"' || c == '\\' ? "\\u%04x" : "%c", c);
+    }
+    return out;
+}
+
+enum { GOOD = 1, FATAL = 0, AGAIN = -1, CONDITION = -2 };       /* what became of a request */
+
+/* Ask DynamoDB to do OP with the item of the key; MORE: further members of the request. GOOD: the
+ * peer's text is in r->theirs. CONDITION: not met. Else WHY. See AWS, "DynamoDB low-level API". */
+static int dynamo_ask(struct rdv *r, const char *op, const char *more, deadline end, char *why) {
+    char key[6 * NAME_LEN + 1], body[12288], canonical[4096], signature[512], request[20480];
+    char date[20], digest[2 * HASH + 1], type[256] = "", text[WHY_MAX / 2] = "";
+    const char *path = *set.dynamodb.path ? set.dynamodb.path : "/", *host = set.dynamodb.authority;
+    const char *signed_headers, *answer, *name;
+    unsigned char hash[HASH];
+    struct creds c;
+    time_t t = time(NULL);
+    struct http h;
+    if (!creds_get(&c, r->expired, why)) return FATAL;
+    signed_headers = c.token[0] ? "content-type;host;x-amz-date;x-amz-security-token;x-amz-target"
+                                : "content-type;host;x-amz-date;x-amz-target";
+    strftime(date, sizeof date, "%Y%m%dT%H%M%SZ", gmtime(&t));
+    snprintf(body, sizeof body, "{\"TableName\":\"%s\",\"Key\":{\"key\":{\"S\":\"%s\"}},%s}",
+             set.rdv.name, json_quote(r->s->key, key), more);
+    hex(sha256(body, strlen(body), hash), HASH, digest);
+    snprintf(canonical, sizeof canonical, "POST\n%s\n\ncontent-type:application/x-amz-json-1.0\n"
+             "host:%s\nx-amz-date:%s\n%s%s%sx-amz-target:DynamoDB_20120810.%s\n\n%s\n%s", path,
+             host, date, c.token[0] ? "x-amz-security-token:" : "", c.token, c.token[0] ? "\n" : "",
+             op, signed_headers, digest);
+    sigv4(&c, date, set.region, "dynamodb", canonical, signed_headers, signature);
+    snprintf(request, sizeof request, "POST %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n"
+             "Content-Type: application/x-amz-json-1.0\r\nX-Amz-Date: %s\r\n%s%s%s"
+             "X-Amz-Target: DynamoDB_20120810.%s\r\nAuthorization: %s\r\n"
+             "Content-Length: %zu\r\n\r\n%s",
+             path, host, date, c.token[0] ? "X-Amz-Security-Token: " : "", c.token,
+             c.token[0] ? "\r\n" : "", op, signature, strlen(body), body);
+    if (!r->at.n) lookup_now(&set.dynamodb.at, &r->at);
+    end = sooner(end, after(REQUEST_MS));
+    if (!http_ask(&r->at, request, r->answer, HTTP_MAX, &h, end, why)) {
+        r->at.n = 0;
+        r->reached |= h.status != HTTP_NOT_CONNECTED;
+        return r->reached ? AGAIN : FATAL;
+    }
+    r->reached = 1;
+    answer = r->answer + h.body;
+    if (h.status == 200) {
+        snprintf(type, sizeof type, "%s/N_%u/S", strcmp(op, "GetItem") == 0 ? "Item" : "Attributes",
+                 r->s->peer);
+        if (!json_find(answer, h.body_len, type, r->theirs, sizeof r->theirs)) r->theirs[0] = 0;
+        return GOOD;
+    }
+    json_find(answer, h.body_len, "__type", type, sizeof type);
+    if (!json_find(answer, h.body_len, "message", text, sizeof text))
+        json_find(answer, h.body_len, "Message", text, sizeof text);
+    name = strchr(type, '#') ? strchr(type, '#') + 1 : type;
+    fail(why, *name ? "%s: status %d %.100s: %s" : "%s: status %d", op, h.status, name, text);
+    if (strcmp(name, "ConditionalCheckFailedException") == 0) return CONDITION;
+    if (h.status >= 500 || strcmp(name, "ProvisionedThroughputExceededException") == 0
+        || strcmp(name, "ThrottlingException") == 0 || strcmp(name, "RequestLimitExceeded") == 0)
+        return AGAIN;
+    if (strcmp(name, "ExpiredTokenException") != 0 || set.key_id || strcmp(r->expired, c.id) == 0)
+        return FATAL;
+    strcpy(r->expired, c.id);
+    return AGAIN;
+}
+
+/* UpdateItem with EXPRESSION, in which #me is my attribute and :mine my text. */
+static int dynamo_update(struct rdv *r, const char *expression, deadline end, char *why) {
+    char more[2048], mine[1024];
+    snprintf(more, sizeof more, "%s,\"ExpressionAttributeNames\":{\"#me\":\"N_%u\"},"
+             "\"ExpressionAttributeValues\":{\":mine\":{\"S\":\"%s\"}},"
+             "\"ReturnValues\":\"ALL_NEW\"", expression, r->s->me, json_quote(r->mine, mine));
+    return dynamo_ask(r, "UpdateItem", more, end, why);
+}
+
+/* Register, and r->theirs is what was there before; or, once PUBLISHED, look. */
+static int rdv_turn(struct rdv *r, int published, char *why) {
+    deadline end = after(MS_MAX);
+    if (set.rdv.kind == RDV_DIR && !published) return dir_publish(r, why);
+    if (set.rdv.kind == RDV_DIR) { dir_read(r->peer_file, r->theirs); return GOOD; }
+    if (published) return dynamo_ask(r, "GetItem", "\"ConsistentRead\":true", end, why);
+    return dynamo_update(r, "\"UpdateExpression\":\"SET #me = :mine\"", end, why);
+}
+
+/* Remove my registration, if it is still mine, and the item, if the peer's is not in it either. */
+static int rdv_withdraw(struct rdv *r, deadline end, char *why) {
+    char more[512];
+    int got;
+    if (set.rdv.kind == RDV_DIR) return dir_withdraw(r, why);
+    got = dynamo_update(r, "\"UpdateExpression\":\"REMOVE #me\","
+                        "\"ConditionExpression\":\"#me = :mine\"", end, why);
+    snprintf(more, sizeof more, "\"ConditionExpression\":\"attribute_not_exists(#me) AND "
+             "attribute_not_exists(#peer)\",\"ExpressionAttributeNames\":"
+             "{\"#me\":\"N_%u\",\"#peer\":\"N_%u\"}", r->s->me, r->s->peer);
+    if (got == GOOD && !r->theirs[0]) got = dynamo_ask(r, "DeleteItem", more, end, why);
+    return got == CONDITION ? GOOD : got;
 }
 
 /* What the rendezvous process tells the stream's, whenever it changes. */
@@ -1440,52 +1497,60 @@ struct news {
     char why[WHY_MAX];                      /* NEWS_FAILED */
 };
 
-static void news_send(int fd, const struct news *news) {
-    send(fd, news, sizeof *news, MSG_NOSIGNAL);              /* nobody there? poll() will say so */
-}
-
-/* The rendezvous process of stream S: it registers, looks until the stream's process closes its end
- * of FD, or dies, and then withdraws. */
+/* The rendezvous process of S: registers, looks until the stream's ends or closes FD, withdraws. */
 static void rdv_run(int fd, const struct stream *s) {
     struct rdv r = { .s = s };
-    char name[3 * NAME_LEN + 1], last[sizeof r.theirs];
-    struct news news = { .what = NEWS_FAILED, .before = 1 };
-    int pause = FIRST_PAUSE_MS, told = 0, same;
+    char name[3 * NAME_LEN + 1], last[sizeof r.theirs], trouble[WHY_MAX] = "";
+    struct news news = { .what = NEWS_FAILED };
+    int dir = set.rdv.kind == RDV_DIR, pause = dir ? 20 : 50, most = dir ? 200 : 1000;     /* ms */
+    int got, published = 0;
+    deadline end;
     key_to_name(s->key, name);
-    sprintf(r.dir, "%s/%s", set.rdv.name, name);
+    snprintf(r.dir, sizeof r.dir, "%s/%s", set.rdv.name, name);
+    sprintf(r.file, "%s/N_%u", r.dir, s->me);
+    sprintf(r.beside, "%s/.N_%u", r.dir, s->me);
+    sprintf(r.peer_file, "%s/N_%u", r.dir, s->peer);
     sprintf(r.mine, "{\"local_addr\":\"%s\",\"external_addr\":\"%s\"}",
             SHOW(&s->local), SHOW(&s->external));
-    if (!dir_publish(&r, news.why)) { news_send(fd, &news); return; }
+    r.answer = malloc(HTTP_MAX);
     do {
         strcpy(last, r.theirs);
-        dir_read(&r, s->peer, r.theirs);
-        same = strcmp(last, r.theirs) == 0;
-        news.before = news.before && same;
-        if (!same || !told) {
+        got = r.answer ? rdv_turn(&r, published, news.why) : fail(news.why, "out of memory");
+        if (got == GOOD && (!published || strcmp(last, r.theirs) != 0)) {
             news.local = registration_get(r.theirs, strlen(r.theirs), "local_addr");
             news.external = registration_get(r.theirs, strlen(r.theirs), "external_addr");
             news.what = news.local.port || news.external.port ? NEWS_PEER : NEWS_ABSENT;
-            news_send(fd, &news);
+            news.before = !published;
+            send(fd, &news, sizeof news, MSG_NOSIGNAL);     /* nobody there? poll() will say so */
         }
-        told = 1;
-        pause = pause + pause / 10 < PAUSE_MS ? pause + pause / 10 : PAUSE_MS;
-    } while (!wait_for_one(fd, POLLIN, after(pause)));
-    if (!dir_withdraw(&r, news.why)) say(LOG_ERROR, "withdrawing the registration: %s", news.why);
+        if (got == AGAIN && strcmp(trouble, news.why) != 0)
+            say(LOG_INFO, "%s: %s: trying again", set.rdv.text, strcpy(trouble, news.why));
+        published |= got == GOOD;
+        end = after(pause);
+        pause += dir ? pause / 10 : pause / 2;
+        if (pause > most) pause = most;
+    } while (got != FATAL && !wait_for_one(fd, POLLIN, end));
+    news.what = NEWS_FAILED;
+    if (got == FATAL) send(fd, &news, sizeof news, MSG_NOSIGNAL);
+    if (!published && !trouble[0]) return;                      /* nothing can be there */
+    end = after(WITHDRAW_MS);
+    while ((got = rdv_withdraw(&r, end, news.why)) == AGAIN && ms_left(end))
+        wait_for(NULL, 0, sooner(end, after(pause)));
+    if (got != GOOD) say(LOG_ERROR, "withdrawing the registration: %s", news.why);
 }
 
 /* ---- 9. connect: the hole punch and the handshake ---------------------------------------------
- * Listens on the stream's port and connects from it, until one connection is proven and chosen.
- * Touches the network (TCP); talks to the rendezvous process. */
+ * Touches the network: listens on the stream's port, connects from it, until one is chosen. */
 
 enum { TARGETS_MAX = 3, UNPROVEN_MAX = 32, CONNS_MAX = TARGETS_MAX + UNPROVEN_MAX + 1 };
 enum { HELLO = 36, HANDSHAKE_MS = 5000, GRACE_MS = 5000, BACKOFF_MS = 100, BACKOFF_MAX_MS = 5000 };
 enum { BURST = 20, TENTH_MS = 100, RETRY_MS = 1000 };
-enum step { STEP_CONNECT, STEP_HELLO, STEP_PROOF, STEP_GO, STEP_CHOSEN, STEP_FATAL, STEP_DEAD };
+enum step { STEP_CONNECT, STEP_HELLO, STEP_PROOF, STEP_GO, STEP_DEAD };
+enum outcome { TIMED_OUT, REFUSED, OTHER, UNPROVEN, OUTCOMES };         /* of an attempt */
 
 struct target {                             /* an address of the peer's, tried again and again */
     struct addr to;
-    int busy;                             /* an attempt, or the connection it gave, is under way */
-    deadline retry;
+    deadline retry;                         /* far, while an attempt or its connection lives */
     int backoff;                            /* ms; after a failed handshake */
     int burst;                              /* attempts within the ... */
     long long tenth;                        /* ... tenth of a second of the wall clock */
@@ -1497,22 +1562,22 @@ struct conn {                               /* a connection on its way through t
     deadline end;
     struct addr with;
     size_t have;                            /* bytes of `in` */
-    unsigned char in[HELLO], mine[HELLO], theirs[HELLO];
+    unsigned char mine[HELLO], in[HELLO + HASH + 1];    /* in: the peer's HELLO, its proof, GO */
 };
 
 struct punch {
     struct stream *s;
+    int rdv, chosen, failed;                /* two descriptors, chosen -1: none yet; failed: WHY */
+    char *why;
     struct target targets[TARGETS_MAX];
     struct conn conns[CONNS_MAX];           /* oldest first */
-    int ntargets, nconns, known, leftover;  /* known: the peer registered; leftover: before me */
-    struct addr local, external;            /* of the peer */
+    int ntargets, nconns;
+    struct news peer;                       /* the last of the peer's registration; else absent */
     deadline began, limit, accepting;       /* began: when the peer became known */
-    int timed_out, refused, other, unproven;            /* what became of the attempts */
-    char other_why[64], unproven_why[WHY_MAX];          /* the last reason of each */
+    struct { int n; char why[WHY_MAX]; } tried[OUTCOMES];               /* why: of the last */
 };
 
-/* HELLO: "PASHLIB1" | role u8, 1 send, 2 recv | 3 zero bytes | me u32 | peer u32 | nonce 16
- * bytes. */
+/* HELLO: "PASHLIB1" | role u8, 1 send, 2 recv | 3 zero bytes | me u32 | peer u32 | nonce, 16. */
 static void hello_encode(const struct stream *s, unsigned char *m) {
     memcpy(m, "PASHLIB1", 8);
     put(m + 8, 4, s->sends ? 1U << 24 : 2U << 24);
@@ -1546,6 +1611,11 @@ static int same_in_constant_time(const unsigned char *a, const unsigned char *b,
     return differ == 0;
 }
 
+static void count(struct punch *p, enum outcome what, const char *why) {
+    p->tried[what].n++;
+    snprintf(p->tried[what].why, WHY_MAX, "%s", why);
+}
+
 /* End C, by a reset: a TIME_WAIT would keep the same two ports from being joined again. */
 static void conn_drop(struct conn *c) {
     struct linger none = { 1, 0 };
@@ -1554,34 +1624,24 @@ static void conn_drop(struct conn *c) {
     c->step = STEP_DEAD;
 }
 
-/* An attempt at T ended with ERROR; NOW: connect() itself said so. Usually it is repeated at once,
- * so that two SYNs cross in flight; after too many, at the next tenth of a second of the wall
- * clock, which is the same moment at the other end. */
+/* An attempt at T ended with ERROR; NOW: connect() itself said so. Repeat it at once, so that two
+ * SYNs cross in flight; after too many, at the next tenth of a second, as the other end does. */
 static void target_failed(struct punch *p, struct target *t, int error, int now) {
     long long wall = clock_ms(CLOCK_REALTIME);
     int refused = error == ECONNREFUSED || error == ECONNRESET;
-    t->busy = 0;
-    if (error == ETIMEDOUT) p->timed_out++;
-    else if (refused) p->refused++;
-    else {
-        p->other++;
-        snprintf(p->other_why, sizeof p->other_why, "%s", strerror(error));
-    }
+    count(p, refused ? REFUSED : error == ETIMEDOUT ? TIMED_OUT : OTHER, strerror(error));
     if (t->tenth != wall / TENTH_MS) t->burst = 0;
     t->tenth = wall / TENTH_MS;
     t->retry = after(++t->burst < BURST ? 0 : TENTH_MS - wall % TENTH_MS);
-    if (now && !refused) t->retry = after(RETRY_MS);
+    if (now && error != ETIMEDOUT && !refused) t->retry = after(RETRY_MS);
 }
 
-/* The handshake on C failed: WHY. */
 static void conn_failed(struct punch *p, struct conn *c, const char *why) {
     struct target *t = c->target < 0 ? NULL : &p->targets[c->target];
     say(LOG_DEBUG, "no handshake with %s: %s", SHOW(&c->with), why);
-    snprintf(p->unproven_why, sizeof p->unproven_why, "%s", why);
-    p->unproven++;
+    count(p, UNPROVEN, why);
     conn_drop(c);
     if (!t) return;
-    t->busy = 0;
     t->retry = after(t->backoff);
     t->backoff = t->backoff * 2 < BACKOFF_MAX_MS ? t->backoff * 2 : BACKOFF_MAX_MS;
 }
@@ -1593,7 +1653,6 @@ static int conn_send(struct punch *p, struct conn *c, const void *m, size_t n) {
     return 0;
 }
 
-/* C is connected: begin the handshake. */
 static void conn_up(struct punch *p, struct conn *c) {
     set_option(c->fd, IPPROTO_TCP, TCP_NODELAY, 1);
     c->step = STEP_HELLO;
@@ -1602,45 +1661,53 @@ static void conn_up(struct punch *p, struct conn *c) {
     conn_send(p, c, c->mine, HELLO);
 }
 
-static struct conn *conn_add(struct punch *p, int fd, int target, const struct addr *with) {
+static struct conn *conn_add(struct punch *p, int fd, int target, struct addr with) {
     struct conn *c = &p->conns[p->nconns++];
-    *c = (struct conn){ .fd = fd, .target = target, .with = *with, .end = after(MS_MAX) };
+    *c = (struct conn){ .fd = fd, .target = target, .with = with, .end = after(MS_MAX) };
     return c;
 }
 
-/* C has all the bytes of its step: take them. */
+static void conn_chosen(struct punch *p, struct conn *c) {
+    say(LOG_INFO, "connected to node %u at %s", p->s->peer, SHOW(&c->with));
+    p->chosen = c->fd;
+    c->fd = -1;
+    c->step = STEP_DEAD;
+}
+
+/* C has all the bytes of its step: take them. The lower node alone decides which one is chosen. */
 static void conn_step(struct punch *p, struct conn *c) {
+    const unsigned char *theirs = c->in;
+    const struct stream *s = p->s;
     unsigned char m[HASH];
     char why[WHY_MAX];
-    c->have = 0;
     if (c->step == STEP_HELLO) {
-        memcpy(c->theirs, c->in, HELLO);
         c->step = STEP_PROOF;
-        proof(p->s->key, c->mine, c->theirs, m);
-        if (hello_check(p->s, c->theirs, why)) conn_send(p, c, m, HASH);
+        proof(s->key, c->mine, theirs, m);
+        if (hello_check(s, theirs, why)) conn_send(p, c, m, HASH);
         else conn_failed(p, c, why);
     } else if (c->step == STEP_PROOF) {
-        proof(p->s->key, c->theirs, c->mine, m);
-        if (!same_in_constant_time(m, c->in, HASH)) conn_failed(p, c, "it does not know the key");
-        else if (c->mine[8] == c->theirs[8]) c->step = STEP_FATAL;
-        else if (p->s->me > p->s->peer) c->step = STEP_GO;
-        else if (conn_send(p, c, "G", 1)) c->step = STEP_CHOSEN;
-        if (c->step == STEP_GO) c->end = after(MS_MAX);         /* the lower node alone decides */
-    }
-    else if (c->in[0] == 'G') c->step = STEP_CHOSEN;
+        c->step = STEP_GO;
+        proof(s->key, theirs, c->mine, m);
+        if (!same_in_constant_time(m, c->in + HELLO, HASH))
+            conn_failed(p, c, "it does not know the key");
+        else if (c->mine[8] == theirs[8]) {
+            p->failed = !fail(p->why, "both ends %s", s->sends ? "send" : "receive");
+            conn_drop(c);
+        } else if (s->me > s->peer) c->end = after(MS_MAX);
+        else if (conn_send(p, c, "G", 1)) conn_chosen(p, c);
+    } else if (c->in[HELLO + HASH] == 'G') conn_chosen(p, c);
     else conn_failed(p, c, "it sent no GO");
 }
 
-/* Something has come on C. */
 static void conn_event(struct punch *p, struct conn *c) {
     int error = c->step == STEP_CONNECT ? socket_error(c->fd) : 0;
     if (error) {
         if (c->target >= 0) target_failed(p, &p->targets[c->target], error, 0);
         conn_drop(c);
-    }
-    else if (c->step == STEP_CONNECT) conn_up(p, c);
-    while (c->step < STEP_CHOSEN) {                       /* what follows GO is not ours to read */
-        size_t want = c->step == STEP_HELLO ? HELLO : c->step == STEP_PROOF ? HASH : 1;
+    } else if (c->step == STEP_CONNECT) conn_up(p, c);
+    while (c->step != STEP_DEAD) {                        /* what follows GO is not ours to read */
+        size_t want = c->step == STEP_HELLO ? HELLO : c->step == STEP_PROOF ? HELLO + HASH
+                    : sizeof c->in;
         ssize_t n = recv(c->fd, c->in + c->have, want - c->have, 0);
         if (n < 0 && would_block()) return;
         if (n <= 0) { conn_failed(p, c, n ? strerror(errno) : "it closed the connection"); return; }
@@ -1649,34 +1716,30 @@ static void conn_event(struct punch *p, struct conn *c) {
     }
 }
 
-/* Connect to target number I, from the stream's port. */
 static void target_try(struct punch *p, int i) {
     struct target *t = &p->targets[i];
-    int fd = socket_open(SOCK_STREAM), error = 0;
-    if (fd < 0 || !set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1)
-        || !set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1)
-        || !socket_bind(fd, p->s->local.port)) error = errno;
-    else error = socket_connect(fd, &t->to);
-    t->busy = !error || error == EINPROGRESS;
-    if (t->busy) { conn_add(p, fd, i, &t->to); return; }        /* poll() says when it is up */
+    int fd = socket_open(SOCK_STREAM);
+    int bound = fd >= 0 && set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1)
+        && set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1) && socket_bind(fd, p->s->local.port);
+    int error = bound ? socket_connect(fd, &t->to) : errno;
+    t->retry = after(MS_MAX);
+    if (!error || error == EINPROGRESS) { conn_add(p, fd, i, t->to); return; } /* poll() tells */
     close_fd(&fd);
     target_failed(p, t, error, 1);
 }
 
-/* Forget the connections that are dead. Of those that are no target's UNPROVEN_MAX stay; the oldest
- * go first, but those that have proven least before all others: a stranger's harms nobody
- * else's. */
+/* Forget the connections that are dead. Of those that are no target's UNPROVEN_MAX stay; those that
+ * have proven least go first, the oldest before others: a stranger's harms nobody else's. */
 static void conns_tidy(struct punch *p) {
     int live = 0, strange = 0;
     for (int i = 0; i < p->nconns; i++)
         strange += p->conns[i].target < 0 && p->conns[i].step != STEP_DEAD;
-    for (int step = STEP_HELLO; step <= STEP_GO; step++) {
+    for (int step = STEP_HELLO; step <= STEP_GO; step++)
         for (int i = 0; i < p->nconns && strange > UNPROVEN_MAX; i++) {
             if (p->conns[i].target >= 0 || (int)p->conns[i].step != step) continue;
             conn_failed(p, &p->conns[i], "too many came after it");
             strange--;
         }
-    }
     for (int i = 0; i < p->nconns; i++)
         if (p->conns[i].step != STEP_DEAD) p->conns[live++] = p->conns[i];
     p->nconns = live;
@@ -1685,17 +1748,14 @@ static void conns_tidy(struct punch *p) {
 static void punch_accept(struct punch *p) {
     struct sockaddr_storage ss = { 0 };
     socklen_t len = sizeof ss;
-    struct addr from;
     int fd = accept(p->s->listener, (struct sockaddr *)&ss, &len);
     if (fd < 0 && !would_block() && errno != ECONNABORTED) p->accepting = after(TENTH_MS);
     if (fd < 0) return;
     set_nonblocking(fd);
-    from = addr_from_kernel(&ss);
-    conn_up(p, conn_add(p, fd, -1, &from));
+    conn_up(p, conn_add(p, fd, -1, addr_from_kernel(&ss)));
 }
 
-/* Add A to the targets unless it is unusable, or mine, or loopback without mine being so, or
- * there. */
+/* Add A, unless it is unusable, or mine, or there, or loopback without mine being so. */
 static void target_add(struct punch *p, struct addr a) {
     const struct stream *s = p->s;
     int near = addr_is_loopback(&s->local) || addr_is_loopback(&s->external);
@@ -1705,15 +1765,14 @@ static void target_add(struct punch *p, struct addr a) {
     p->targets[p->ntargets++] = (struct target){ .to = a, .backoff = BACKOFF_MS };
 }
 
-/* The rendezvous has news of the peer. 1: taken. 0: WHY, there is no hope. */
-static int punch_news(struct punch *p, int rdv, char *why) {
+static int punch_news(struct punch *p) {
     struct news news;
-    struct addr mixed;
-    if (!job_read(rdv, &news, sizeof news)) return fail(why, "the rendezvous process died");
-    if (news.what == NEWS_FAILED) return fail(why, "rendezvous %s: %s", set.rdv.text, news.why);
+    if (!job_read(p->rdv, &news, sizeof news)) return fail(p->why, "its rendezvous process died");
+    if (news.what == NEWS_FAILED) return fail(p->why, "rendezvous %s: %s", set.rdv.text, news.why);
     if (news.what == NEWS_ABSENT) {
-        if (!p->known) say(LOG_INFO, "waiting for node %u at %s", p->s->peer, set.rdv.text);
-        if (p->leftover)
+        if (p->peer.what == NEWS_ABSENT)
+            say(LOG_INFO, "waiting for node %u at %s", p->s->peer, set.rdv.text);
+        if (p->peer.before)                             /* that was left over from an earlier run */
             p->limit = later(after(GRACE_MS), (deadline){ p->began.at + set.connect_ms });
         return 1;
     }
@@ -1721,152 +1780,130 @@ static int punch_news(struct punch *p, int rdv, char *why) {
         p->conns[i].target = -1;
         if (p->conns[i].step == STEP_CONNECT) conn_drop(&p->conns[i]);
     }
-    p->local = news.local;
-    mixed = p->external = news.external;
-    mixed.port = news.local.port;
-    p->ntargets = 0;
-    target_add(p, news.external);
-    target_add(p, news.local);
-    target_add(p, mixed);
-    p->known = 1;
-    p->leftover = news.before;
+    p->peer = news;
     p->began = after(0);
     p->limit = after(news.before ? set.peer_ms : set.connect_ms);
     say(LOG_INFO, "connecting from %s to %s", SHOW(&p->s->external),
         SHOW(news.external.port ? &news.external : &news.local));
+    p->ntargets = 0;
+    target_add(p, news.external);
+    target_add(p, news.local);
+    news.external.port = news.local.port;
+    target_add(p, news.external);
     return 1;
 }
 
-/* Say in WHY that nothing came of it, and of what. */
-static int punch_failed(struct punch *p, char *why) {
-    const char *e = p->external.port ? SHOW(&p->external) : "none", *sep = ": ";
-    const char *l = p->local.port ? SHOW(&p->local) : "none";
+static int punch_failed(struct punch *p) {
+    static const char *const what[OUTCOMES] = { "attempts timed out", "refused", "failed: ",
+                                                "without handshake: " };
+    const struct addr *external = &p->peer.external, *local = &p->peer.local;
     double seconds = (double)((after(50).at - p->began.at) / 100) / 10;
+    const char *sep = ": ";
     size_t at;
-    if (!p->known) return fail(why, "node %u did not register at %s within %g s", p->s->peer,
-                               set.rdv.text, seconds);
-    for (int i = 0; i < p->nconns; i++) p->timed_out += p->conns[i].step == STEP_CONNECT;
-    at = (size_t)snprintf(why, WHY_MAX, "no connection to node %u (external %s, local %s) from %s"
-                          " within %g s", p->s->peer, e, l, SHOW(&p->s->external), seconds);
-    const struct { int n; const char *what, *reason; } tried[] = {
-        { p->timed_out, p->timed_out == 1 ? "attempt timed out" : "attempts timed out", "" },
-        { p->refused, "refused", "" },
-        { p->other, "failed: ", p->other_why },
-        { p->unproven, "without handshake: ", p->unproven_why } };
-    for (size_t i = 0; i < COUNT(tried) && at < WHY_MAX; i++) {
-        if (!tried[i].n) continue;
-        at += (size_t)snprintf(why + at, WHY_MAX - at, "%s%d %s%s", sep, tried[i].n, tried[i].what,
-                               tried[i].reason);
+    if (p->peer.what == NEWS_ABSENT)
+        return fail(p->why, "node %u did not register at %s within %g s", p->s->peer, set.rdv.text,
+                    seconds);
+    for (int i = 0; i < p->nconns; i++) p->tried[TIMED_OUT].n += p->conns[i].step == STEP_CONNECT;
+    at = (size_t)snprintf(p->why, WHY_MAX, "no connection to node %u (external %s, local %s) from "
+                          "%s within %g s", p->s->peer, external->port ? SHOW(external) : "none",
+                          local->port ? SHOW(local) : "none", SHOW(&p->s->external), seconds);
+    for (int i = 0; i < OUTCOMES && at < WHY_MAX; i++) {
+        int n = p->tried[i].n;
+        if (!n) continue;
+        at += (size_t)snprintf(p->why + at, WHY_MAX - at, "%s%d %s%s", sep, n, what[i],
+                               i < OTHER ? "" : p->tried[i].why);
         sep = ", ";
     }
-    if (*sep == ':' && at < WHY_MAX) snprintf(why + at, WHY_MAX - at, ": it has no usable address");
+    if (*sep == ':') snprintf(p->why + at, WHY_MAX - at, ": it has no usable address");
     return 0;
 }
 
-/* Wait for what comes next until LIMIT, and take it. 1: go on. 0: WHY. */
-static int punch_turn(struct punch *p, int rdv, deadline limit, char *why) {
-    struct pollfd fds[2 + CONNS_MAX] = { { rdv, POLLIN, 0 } };
+/* Try the targets, wait for what comes next, and take it. 0: one is chosen, or p->why. */
+static int punch_turn(struct punch *p) {
+    struct pollfd fds[2 + CONNS_MAX] = { { p->rdv, POLLIN, 0 }, { p->s->listener, POLLIN, 0 } };
+    deadline next = p->limit;
+    conns_tidy(p);
+    for (int i = 0; i < p->nconns; i++)                /* until the lower node has given up, too */
+        if (p->conns[i].step == STEP_GO) next.at = p->limit.at + GRACE_MS;
+    if (!ms_left(next)) return punch_failed(p);
+    for (int i = 0; i < p->ntargets && ms_left(p->limit); i++) {
+        while (ms_left(p->limit) && !ms_left(p->targets[i].retry)) target_try(p, i);
+        next = sooner(next, p->targets[i].retry);
+    }
     int n = p->nconns;
-    deadline next = limit;
-    for (int i = 0; i < p->ntargets; i++)
-        if (!p->targets[i].busy && ms_left(p->limit)) next = sooner(next, p->targets[i].retry);
     for (int i = 0; i < n; i++) {
         struct conn *c = &p->conns[i];
         fds[2 + i] = (struct pollfd){ c->fd, c->step == STEP_CONNECT ? POLLOUT : POLLIN, 0 };
         next = sooner(next, c->end);
     }
-    if (ms_left(p->accepting)) next = sooner(next, p->accepting);      /* no descriptor was free */
-    fds[1] = (struct pollfd){ ms_left(p->accepting) ? -1 : p->s->listener, POLLIN, 0 };
+    if (ms_left(p->accepting)) {                                       /* no descriptor was free */
+        fds[1].fd = -1;
+        next = sooner(next, p->accepting);
+    }
     wait_for(fds, (size_t)(2 + n), next);
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n && p->chosen < 0 && !p->failed; i++) {
         struct conn *c = &p->conns[i];
         if (fds[2 + i].revents) conn_event(p, c);
         else if (!ms_left(c->end)) conn_failed(p, c, "it did not complete the handshake in time");
     }
+    if (p->chosen >= 0 || p->failed) return 0;
     if (fds[1].revents) punch_accept(p);
-    return fds[0].revents ? punch_news(p, rdv, why) : 1;
+    return fds[0].revents ? punch_news(p) : 1;
 }
 
-/* Join stream S with its peer; RDV leads to the rendezvous process. Returns the connection, which
- * does not block, or -1 and WHY. */
+/* Join S with its peer; RDV: its rendezvous process. Returns a non-blocking socket, or -1: WHY. */
 static int punch(struct stream *s, int rdv, char *why) {
-    struct punch p = { .s = s, .began = after(0), .limit = after(set.peer_ms) };
-    int chosen = -1, good = 1;
+    struct punch p = { .s = s, .rdv = rdv, .chosen = -1, .why = why, .began = after(0),
+                       .limit = after(set.peer_ms) };
     set_nonblocking(s->listener);
-    while (good && chosen < 0) {
-        deadline limit = p.limit;
-        conns_tidy(&p);
-        for (int i = 0; i < p.nconns; i++)             /* until the lower node has given up, too */
-            if (p.conns[i].step == STEP_GO) limit.at = p.limit.at + GRACE_MS;
-        for (int i = 0; i < p.ntargets; i++)
-            while (ms_left(p.limit) && !p.targets[i].busy && !ms_left(p.targets[i].retry))
-                target_try(&p, i);
-        good = ms_left(limit) ? punch_turn(&p, rdv, limit, why) : punch_failed(&p, why);
-        for (int i = 0; i < p.nconns && good && chosen < 0; i++) {
-            struct conn *c = &p.conns[i];
-            if (c->step == STEP_FATAL)
-                good = fail(why, "both ends %s", s->sends ? "send" : "receive");
-            if (c->step != STEP_CHOSEN) continue;
-            say(LOG_INFO, "connected to node %u at %s", s->peer, SHOW(&c->with));
-            chosen = c->fd;
-            c->fd = -1;
-        }
-    }
+    while (punch_turn(&p)) continue;
     for (int i = 0; i < p.nconns; i++) conn_drop(&p.conns[i]);
-    return chosen;
+    return p.chosen;
 }
 
 /* ---- 10. transfer: frames between a descriptor and the connection -----------------------------
  * Sender: u32 length, 1 to 1,048,576, and as many bytes, again and again; at the end a length of 0
  * and u64 total. Receiver: every 15 s u64 2^64-2 while it lives; at the end u64 total, or 2^64-1
- * where its reader went away. Big-endian. Touches PATH, standard input or output, and the
- * connection. */
+ * where its reader went away. Big-endian. Touches PATH, standard input and output, the socket. */
 
 enum { FRAME_MAX = 1 << 20, ALIVE_MS = 15000, QUIET_MS = 60000, FINISH_MS = 10000 };
 #define SAID_ALIVE (UINT64_MAX - 1)
 #define SAID_GONE UINT64_MAX
 
-/* A descriptor in a message over a socket pair, beside an error number. */
-struct parcel {
-    int error;
-    struct iovec iov;
-    struct msghdr m;
-    union { struct cmsghdr *align; char space[CMSG_SPACE(sizeof (int))]; } control;
-};
+/* A descriptor, or -1, beside an error number, in a message over a socket pair. */
+struct parcel { int fd, error; };
 
-static struct msghdr *parcel(struct parcel *p, int error) {
-    memset(p, 0, sizeof *p);
-    p->error = error;
-    p->iov = (struct iovec){ &p->error, sizeof p->error };
-    p->m.msg_iov = &p->iov;
-    p->m.msg_iovlen = 1;
-    p->m.msg_control = &p->control;
-    p->m.msg_controllen = sizeof p->control;
-    *CMSG_FIRSTHDR(&p->m) = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS,
-                                              .cmsg_len = CMSG_LEN(sizeof (int)) };
-    return &p->m;
+static int parcel_pass(int sock, int give, struct parcel *p) {  /* give 0: take it; 1: done */
+    union { struct cmsghdr *align; char space[CMSG_SPACE(sizeof (int))]; } control = { NULL };
+    struct iovec iov = { &p->error, sizeof p->error };
+    struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
+                        .msg_controllen = sizeof control };
+    memset(&control, 0, sizeof control);
+    *CMSG_FIRSTHDR(&m) = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS,
+                                           .cmsg_len = CMSG_LEN(sizeof (int)) };
+    memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &p->fd, sizeof p->fd);
+    if (give && p->fd < 0) m.msg_controllen = 0;
+    if (give) return sendmsg(sock, &m, 0) == sizeof p->error;
+    if (recvmsg(sock, &m, 0) != sizeof p->error) return 0;
+    if (CMSG_FIRSTHDR(&m)) memcpy(&p->fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof p->fd);
+    return 1;
 }
 
 /* Job: open the path of stream ARG, for a FIFO until its other end comes, and pass it on. */
 static void path_job(int sock, const void *arg) {
     const struct stream *s = arg;
     int fd = open(s->path, (s->sends ? O_RDONLY : O_WRONLY | O_CREAT | O_TRUNC) | O_NOCTTY, 0666);
-    struct parcel p;
-    memcpy(CMSG_DATA(CMSG_FIRSTHDR(parcel(&p, fd < 0 ? errno : 0))), &fd, sizeof fd);
-    if (fd < 0) p.m.msg_controllen = 0;
-    sendmsg(sock, &p.m, 0);
+    parcel_pass(sock, 1, &(struct parcel){ fd, fd < 0 ? errno : 0 });
 }
 
 /* The descriptor that the job has for us, made non-blocking; -1: WHY. */
 static int path_opened(const struct stream *s, struct job *j, char *why) {
-    struct parcel p;
-    int fd = -1, whole = recvmsg(j->fd, parcel(&p, EIO), 0) == sizeof p.error;
-    if (whole && !p.error && CMSG_FIRSTHDR(&p.m))
-        memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&p.m)), sizeof fd);
-    if (fd < 0) fail(why, "opening %s: %s", s->path, strerror(p.error));
-    else set_nonblocking(fd);
+    struct parcel p = { -1, EIO };
+    parcel_pass(j->fd, 0, &p);
+    if (p.fd < 0) fail(why, "opening %s: %s", s->path, strerror(p.error));
+    else set_nonblocking(p.fd);
     job_end(j);
-    return fd;
+    return p.fd;
 }
 
 typedef unsigned long long bytes;           /* a uint64_t that printf knows by a short name */
@@ -1877,8 +1914,7 @@ static int lost(char *why, bytes n) {
 
 struct heard { unsigned char in[8]; size_t have; bytes said; deadline quiet; };
 
-/* Take what the receiver says, without waiting. 1: its answer is in h->said. 0: none yet. -1: it is
- * gone. */
+/* Take what the receiver says, without waiting. 1: h->said is its answer. 0: none. -1: gone. */
 static int hear(struct heard *h, int sock) {
     for (;;) {
         ssize_t n = recv(sock, h->in + h->have, sizeof h->in - h->have, 0);
@@ -1895,8 +1931,6 @@ static int hear(struct heard *h, int sock) {
 /* The frame on its way: HAVE bytes in BUF, of which the socket has taken DONE. */
 struct frame { unsigned char *buf; size_t have, done; int last; bytes given; }; /* given: in all */
 
-/* Fill it from IN; at the end of the input, with the end. 1: done, or nothing was there. 0:
- * errno. */
 static int frame_fill(struct frame *f, int in) {
     ssize_t n = read(in, f->buf + 4, PASHLIB_BUFFER);
     if (n < 0) return would_block();
@@ -1908,7 +1942,6 @@ static int frame_fill(struct frame *f, int in) {
     return 1;
 }
 
-/* Give the socket what it takes. 1: done. 0: it does not work any more. */
 static int frame_send(struct frame *f, int sock) {
     ssize_t n = send(sock, f->buf + f->done, f->have - f->done, MSG_NOSIGNAL);
     size_t before = f->done > 4 ? f->done : 4;
@@ -1918,9 +1951,8 @@ static int frame_send(struct frame *f, int sock) {
     return 1;
 }
 
-/* Carry IN, or what OPENING opens, to the peer over SOCK. The answer is looked for while this is
- * idle, while it writes, and after a write that failed. 1: delivered, or the reader needs no more.
- * 0: WHY. */
+/* Carry IN, or what OPENING opens, over SOCK. The answer is looked for while idle, while writing,
+ * and after a write that failed. 1: delivered, or the reader needs no more. 0: WHY. */
 static int send_frames(const struct stream *s, int in, struct job *opening, int sock,
                        struct frame *f, char *why) {
     struct heard h = { .quiet = after(QUIET_MS) };
@@ -1932,14 +1964,11 @@ static int send_frames(const struct stream *s, int in, struct job *opening, int 
         if (full || f->last) p[1].fd = -1;
         if (!wait_for(p, 2, h.quiet) && !ms_left(h.quiet)) return lost(why, f->given);
         if (p[0].revents & ~POLLOUT) heard = hear(&h, sock);
-        if (!heard && p[1].revents) {
-            if (in < 0) {
-                in = path_opened(s, opening, why);
-                if (in < 0) return 0;
-                continue;
-            }
-            if (!frame_fill(f, in)) return fail(why, "reading %s: %s", s->path, strerror(errno));
-        }
+        if (!heard && p[1].revents && in < 0) {
+            in = path_opened(s, opening, why);
+            if (in < 0) return 0;
+        } else if (!heard && p[1].revents && !frame_fill(f, in))
+            return fail(why, "reading %s: %s", s->path, strerror(errno));
         if (!heard && f->done < f->have && !frame_send(f, sock))
             heard = hear(&h, sock) > 0 ? 1 : -1;
     }
@@ -1964,20 +1993,15 @@ static void finish(int sock, uint64_t said) {
     deadline end = after(FINISH_MS);
     char rest[4096];
     ssize_t n = -1;
-    if (tell(sock, said) && shutdown(sock, SHUT_WR) == 0) {
-        while (ms_left(end) && (n = recv(sock, rest, sizeof rest, 0)) != 0) {
-            if (n < 0 && !would_block()) break;
-            if (n < 0) wait_for_one(sock, POLLIN, end);
-        }
-    }
+    int told = tell(sock, said) && shutdown(sock, SHUT_WR) == 0;
+    while (told && ms_left(end) && (n = recv(sock, rest, sizeof rest, 0)) != 0
+           && (n > 0 || would_block()))
+        if (n < 0) wait_for_one(sock, POLLIN, end);
     if (n != 0) say(LOG_INFO, "the sender has not confirmed that it knows of the end");
 }
 
-struct frames {                             /* the reader of frames */
-    unsigned char head[12];                 /* u32 length; behind a length of 0 u64 total */
-    size_t have, left;                      /* bytes of head; what is still to come of the frame */
-    int ended;
-};
+/* The reader of frames: HAVE bytes of a header; what is LEFT to come of the frame. */
+struct frames { unsigned char head[12]; size_t have, left; int ended; };
 
 /* Take the next bytes from SOCK: of a header, or of a frame, at most MAX into BUF. Returns how many
  * came into BUF, 0 if none did. -1: errno; 0: the sender has gone, EPROTO: it is no sender. */
@@ -2016,7 +2040,6 @@ static void sink_open(struct sink *o, int fd) {
     o->limit = S_ISREG(st.st_mode) || (fcntl(fd, F_GETFL) & O_NONBLOCK) ? PASHLIB_BUFFER : PIPE_BUF;
 }
 
-/* Write what it takes. 1: done, or there was no room. 0: errno. */
 static int sink_write(struct sink *o) {
     size_t left = o->have - o->done;
     ssize_t n = write(o->fd, o->buf + o->done, left < o->limit ? left : o->limit);
@@ -2026,8 +2049,7 @@ static int sink_write(struct sink *o) {
     return 1;
 }
 
-/* Carry what comes over SOCK to O, or to what OPENING opens. 1: all is written. -1: the reader of
- * the output went away. 0: WHY. */
+/* Carry what comes over SOCK to O, or what OPENING opens. 1: done. -1: its reader left. 0: WHY. */
 static int recv_frames(const struct stream *s, struct sink *o, struct job *opening, int sock,
                        char *why) {
     struct frames f = { .left = 0 };
@@ -2037,25 +2059,22 @@ static int recv_frames(const struct stream *s, struct sink *o, struct job *openi
         int wants = opens ? POLLIN : full ? POLLOUT : 0;
         struct pollfd p[2] = { { full ? -1 : sock, opens ? POLLRDHUP : POLLIN, 0 },
                                { opens ? opening->fd : o->fd, (short)wants, 0 } };
-        ssize_t n;
         if (!wants && !o->watch) p[1].fd = -1;
         wait_for(p, 2, alive);
         if (!ms_left(alive)) {
             if (!tell(sock, SAID_ALIVE)) return lost(why, o->written);
             alive = after(ALIVE_MS);
         }
-        if (opens) {
-            if (!p[1].revents && p[0].revents) return lost(why, o->written);
-            if (!p[1].revents) continue;
+        if (opens && p[1].revents) {
             sink_open(o, path_opened(s, opening, why));
             if (o->fd < 0) return 0;
         } else if (full && p[1].revents) {
-            if (sink_write(o)) continue;
-            return errno == EPIPE ? -1 : fail(why, "writing %s: %s", s->path, strerror(errno));
-        }
+            if (!sink_write(o))
+                return errno == EPIPE ? -1 : fail(why, "writing %s: %s", s->path, strerror(errno));
+        } else if (opens && p[0].revents) return lost(why, o->written);
         else if (p[1].revents) return -1;
         else if (p[0].revents) {
-            n = frames_read(&f, sock, o->buf, PASHLIB_BUFFER);
+            ssize_t n = frames_read(&f, sock, o->buf, PASHLIB_BUFFER);
             if (n < 0 && errno == EPROTO) return fail(why, "a frame of %zu bytes is none", f.left);
             if (n < 0) return lost(why, o->written);
             o->done = 0;
@@ -2067,8 +2086,7 @@ static int recv_frames(const struct stream *s, struct sink *o, struct job *openi
                 (bytes)get(f.head + 4, 8));
 }
 
-/* Carry stream S over SOCK. FD: its standard input or output, or -1: its path is to be opened. 1:
- * all is done. 0: WHY. */
+/* Carry stream S over SOCK. FD: standard input or output; -1: its path. 1: done. 0: WHY. */
 static int transfer(const struct stream *s, int fd, int sock, char *why) {
     unsigned char *buf = malloc(PASHLIB_BUFFER + 12);   /* of a frame: its head, the end's total */
     struct frame f = { .buf = buf };
@@ -2098,10 +2116,8 @@ static int transfer(const struct stream *s, int fd, int sock, char *why) {
 
 enum { EXIT_USAGE = 2, STREAM_WORDS = 5 };
 
-/* Say what is wrong with the command line; the exit status. */
 #define usage(...) (say(LOG_ERROR, __VA_ARGS__), EXIT_USAGE)
 
-/* Standard output is written: returns the exit status. */
 static int printed(void) {
     if (fflush(stdout) == 0 && !ferror(stdout)) return 0;
     say(LOG_ERROR, "standard output: %s", strerror(errno));
@@ -2127,13 +2143,13 @@ static int print_help(void) {
 }
 
 /* Fill S from its words, which stay where they are. 0: done. 2: said what is wrong. */
-static int stream_parse(struct stream *s, char *const *word) {
+static int stream_parse(struct stream *s, char *const *word, const char *path) {
     static const char *const standard[2][2] = { { "/dev/stdout", "/dev/fd/1" },
                                                 { "/dev/stdin", "/dev/fd/0" } };
     unsigned long node[2];
-    *s = (struct stream){ .sends = strcmp(word[0], "send") == 0, .key = word[1], .path = word[4],
+    *s = (struct stream){ .sends = strcmp(word[0], "send") == 0, .key = word[1], .path = path,
                           .listener = -1, .udp = -1 };
-    if (!s->sends && strcmp(word[0], "recv") != 0)
+    if (!s->sends && strcmp(word[0], "recv"))
         return usage("\"%s\" is not send or recv", word[0]);
     if (!*s->key || strlen(s->key) > NAME_LEN || strchr(s->key, '*'))
         return usage("KEY is \"%s\": want 1 to %d bytes, no *", s->key, NAME_LEN);
@@ -2151,42 +2167,74 @@ static int stream_parse(struct stream *s, char *const *word) {
 
 /* Fill S from TEXT, (send|recv)*KEY*ME*PEER*PATH, cut at its first four stars. */
 static int stream_split(struct stream *s, char *text) {
-    char *word[STREAM_WORDS] = { text }, *star = text;
-    int stars = 0;
-    for (const char *c = text; *c; c++) stars += *c == '*';
-    if (stars < STREAM_WORDS - 1) return usage("\"%s\" is no (send|recv)*KEY*ME*PEER*PATH", text);
+    char *word[STREAM_WORDS] = { text };
     for (int i = 1; i < STREAM_WORDS; i++) {
-        star = strchr(star, '*');
-        *star++ = 0;
-        word[i] = star;
+        char *star = strchr(word[i - 1], '*');
+        if (!star) return usage("\"%s\" is no (send|recv)*KEY*ME*PEER*PATH", text);
+        word[i] = star + 1;
     }
-    return stream_parse(s, word);
+    for (int i = 1; i < STREAM_WORDS; i++) *(word[i] - 1) = 0;
+    return stream_parse(s, word, word[STREAM_WORDS - 1]);
 }
 
-/* Streams that cannot be carried together. */
 static int streams_check(const struct stream *s, int n) {
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         for (int k = 0; k < i; k++) {
             if (s[i].me == s[k].me && strcmp(s[i].key, s[k].key) == 0)
                 return usage("KEY \"%s\" and node %u come twice", s[i].key, s[i].me);
             if (s[i].sends == s[k].sends && !strcmp(s[i].path, "-") && !strcmp(s[k].path, "-"))
                 return usage("two streams share standard %s", s[i].sends ? "input" : "output");
         }
+    return 0;
+}
+
+/* Whether TEXT is UTF-8 (RFC 3629, 4). */
+static int is_utf8(const char *text) {
+    for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+        int more = *p < 0x80 ? 0 : *p >= 0xc2 && *p < 0xe0 ? 1 : *p >= 0xe0 && *p < 0xf0 ? 2
+                 : *p >= 0xf0 && *p < 0xf5 ? 3 : -1;
+        if (more < 0 || (*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f)
+            || (*p == 0xf0 && p[1] < 0x90) || (*p == 0xf4 && p[1] > 0x8f)) return 0;
+        for (; more; more--) if ((*++p & 0xc0) != 0x80) return 0;
     }
+    return 1;
+}
+
+/* What DynamoDB needs: region, http:// endpoint, keys that JSON can hold. 0: done. 2: said. */
+static int dynamodb_check(const struct stream *s, int n) {
+    const char *region = set.region ? set.region : set.default_region;
+    char url[HOST_MAX], why[WHY_MAX];
+    if (!region) return usage("%s: neither AWS_REGION nor AWS_DEFAULT_REGION is set", set.rdv.text);
+    set.region = region;
+    if (!set.dynamodb.at.port) set.dynamodb = set.endpoint;
+    snprintf(url, sizeof url, "http://dynamodb.%.63s.amazonaws.com%s", region,
+             strncmp(region, "cn-", 3) == 0 ? ".cn" : "");
+    if (!set.dynamodb.at.port && (strstr(region, "-iso") || strncmp(region, "eusc-", 5) == 0))
+        return usage("region %s: set AWS_ENDPOINT_URL_DYNAMODB, to an http:// endpoint", region);
+    if (region[strspn(region, letters)]) return usage("region %s is none", region);
+    if (!set.dynamodb.at.port && !parse_url(&set.dynamodb, url, why))
+        return usage("region %s: %s", region, why);
+    if (set.token && strlen(set.token) >= TOKEN_MAX) return usage("AWS_SESSION_TOKEN is too long");
+    if (set.dynamodb.tls)
+        return usage("endpoint https://%s: no TLS here, only signed requests over http://; "
+                     "see README", set.dynamodb.authority);
+    if (!set.key_id != !set.secret)
+        return usage("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: only the %s is set",
+                     set.key_id ? "former" : "latter");
+    for (int i = 0; i < n; i++)
+        if (!is_utf8(s[i].key)) return usage("KEY \"%s\" is not UTF-8", s[i].key);
+    snprintf(set.rdv.text, sizeof set.rdv.text, "dynamodb:%.255s (%.63s)", set.rdv.name, region);
     return 0;
 }
 
 /* Open descriptors 0, 1 and 2 on /dev/null where they are closed, so that no socket takes their
  * number; but 0 not for reading and 1 not for writing, so that whoever wants to do that fails. */
 static void standard_open(void) {
-    for (int fd = 0; fd < 3; fd++) {
-        int flags = fd == 1 ? O_RDONLY : O_WRONLY;
-        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", flags) != fd) _exit(1);
-    }
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 1 ? 0 : O_WRONLY) != fd) _exit(1);
 }
 
-/* Let go of standard input and output, all but KEEP, and of the listeners of all streams, all but
- * ONE's: held here, they would hide from others that they are closed. */
+/* Let go of standard input and output but KEEP, and of listeners but ONE's, lest they stay open. */
 static void let_go(struct stream *s, int n, const struct stream *one, int keep) {
     int null = open("/dev/null", O_RDWR);
     for (int i = 0; i < n; i++) if (&s[i] != one) close_fd(&s[i].listener);
@@ -2194,8 +2242,7 @@ static void let_go(struct stream *s, int n, const struct stream *one, int keep) 
     close_fd(&null);
 }
 
-/* What the two processes of a stream are given: all streams, their own, the way to the rendezvous
- * process, and the signal mask that we were started with. */
+/* What both processes of a stream get. RDV leads to the second; MASK: of signals, at our start. */
 struct start { struct stream *all; int n; struct stream *s; int rdv; sigset_t mask; };
 
 /* Job: the rendezvous process, which no signal ends, since it is to withdraw. */
@@ -2224,26 +2271,9 @@ static void stream_job(int unused, const void *arg) {
     _exit(!good);
 }
 
-/* Start both. 1: done. 0: said why not. */
-static int stream_start(struct start *start) {
-    struct job rdv = { 0, -1 }, stream = { 0, -1 };
-    char why[WHY_MAX];
-    int good = job_start(&rdv, rdv_job, start, why);
-    start->rdv = rdv.fd;
-    good = good && job_start(&stream, stream_job, start, why);
-    if (!good) say(LOG_ERROR, "%s", why);
-    start->s->rdv = rdv.pid;
-    start->s->child = stream.pid;
-    close_fd(&rdv.fd);
-    close_fd(&stream.fd);
-    return good;
-}
-
 static void nothing(int sig) { (void)sig; }
-
-/* The signals that we wait for: of our children, of the alarm, and those that end us, unless they
- * were ignored at the start; SIGPIPE is not left ignored. The first two are caught lest the system
- * drop them. */
+/* What we wait for: our children, the alarm (caught, lest the system drop them), and what ends us,
+ * unless it was ignored at the start; SIGPIPE is not left ignored. */
 static void signals_begin(sigset_t *wanted) {
     static const int signals[] = { SIGCHLD, SIGALRM, SIGPIPE, SIGHUP, SIGINT, SIGTERM };
     struct sigaction was;
@@ -2256,72 +2286,67 @@ static void signals_begin(sigset_t *wanted) {
             sigaddset(wanted, signals[i]);
 }
 
-/* Children have ended. Returns 1 if one failed. */
-static int reap(struct stream *s, int n) {
-    int how, failed = 0;
-    pid_t pid;
-    while ((pid = waitpid(-1, &how, WNOHANG)) > 0) {
-        for (int i = 0; i < n; i++) {
-            if (pid == s[i].rdv) s[i].rdv = 0;
-            if (pid != s[i].child) continue;
-            s[i].child = 0;
-            s[i].rdv_end = after(WITHDRAW_MS).at;
-            failed |= !WIFEXITED(how) || WEXITSTATUS(how) != 0;
-            set.who = &s[i];
-            if (WIFSIGNALED(how)) say(LOG_ERROR, "its process ended by signal %d", WTERMSIG(how));
-            set.who = NULL;
-        }
-    }
-    return failed;
-}
-
-/* End the rendezvous processes that outlast their streams for too long. Returns how many streams
- * are left, and sets the alarm for the next that would. */
-static int streams_left(struct stream *s, int n) {
-    struct itimerval timer = { { 0, 0 }, { 0, 0 } };
+/* See which children have ended (*STATUS: 1 if a stream failed); end the rendezvous processes that
+ * outlast their streams for too long. Returns how many streams are left, and sets the alarm. */
+static int streams_left(struct stream *s, int n, int *status) {
     deadline next = after(MS_MAX);
-    int left = 0;
-    for (int i = 0; i < n; i++) {
-        left += s[i].child || s[i].rdv;
-        if (s[i].child || !s[i].rdv) continue;
-        next = sooner(next, (deadline){ s[i].rdv_end });
-        if (ms_left((deadline){ s[i].rdv_end })) continue;
-        set.who = &s[i];
+    int left = 0, how;
+    for (; n > 0; n--, s++) {
+        set.who = s;
+        if (s->rdv && waitpid(s->rdv, NULL, WNOHANG) > 0) s->rdv = 0;
+        if (s->child && waitpid(s->child, &how, WNOHANG) > 0) {
+            s->child = 0;
+            s->rdv_end = after(WITHDRAW_MS).at;
+            if (how) *status = 1;
+            if (WIFSIGNALED(how)) say(LOG_ERROR, "its process ended by signal %d", WTERMSIG(how));
+        }
+        left += s->child || s->rdv;
+        if (s->child || !s->rdv) continue;
+        next = sooner(next, (deadline){ s->rdv_end });
+        if (ms_left((deadline){ s->rdv_end })) continue;
         say(LOG_ERROR, "withdrawing the registration: not done in time");
-        set.who = NULL;
-        kill(s[i].rdv, SIGKILL);
-        s[i].rdv_end = after(MS_MAX).at;
+        kill(s->rdv, SIGKILL);
+        s->rdv_end = after(MS_MAX).at;
     }
-    timer.it_value.tv_sec = ms_left(next) / 1000;
-    timer.it_value.tv_usec = ms_left(next) % 1000 * 1000 + 1;
+    int ms = ms_left(next);
+    struct itimerval timer = { .it_value = { ms / 1000, ms % 1000 * 1000 + 1 } };
     setitimer(ITIMER_REAL, &timer, NULL);
     return left;
 }
 
-/* Carry the N streams, each in a child of its own. Returns the exit status, or ends by the signal
- * it got. The parent's one wait is here: for its children, whose waits have deadlines, signals, and
- * an alarm. */
+/* Carry the N streams, each in a child. Returns the exit status, or ends by the signal it got. The
+ * parent's one wait is here: for its children, whose waits have deadlines, signals, an alarm. */
 static int carry(struct stream *s, int n, sigset_t *wanted) {
     struct start start = { .all = s, .n = n };
     char why[WHY_MAX];
     int status = 0, sig, got = 0;
     if (!discover(s, n, 0, why)) { say(LOG_ERROR, "%s", why); return 1; }
+    say(LOG_INFO, "rendezvous %s", set.rdv.text);
+    if (socketpair(AF_UNIX, SOCK_DGRAM, 0, set.purse) < 0) die("socketpair");
+    job_write(set.purse[1], &(struct creds){ .why = "" }, sizeof (struct creds));
     sigprocmask(SIG_BLOCK, wanted, &start.mask);
     for (int i = 0; i < n; i++) {
+        struct job rdv = { 0, -1 }, stream = { 0, -1 };
         set.who = start.s = &s[i];
+        if (job_start(&rdv, rdv_job, &start, why)) start.rdv = rdv.fd;
+        if (!rdv.pid || !job_start(&stream, stream_job, &start, why)) {
+            say(LOG_ERROR, "%s", why);
+            status = 1;
+        }
+        close_fd(&rdv.fd);
+        close_fd(&stream.fd);
+        s[i].rdv = rdv.pid;
+        s[i].child = stream.pid;
         s[i].rdv_end = after(WITHDRAW_MS).at;
-        if (!stream_start(&start)) status = 1;
     }
     set.who = NULL;
     let_go(s, n, NULL, -1);
-    while (streams_left(s, n)) {
+    while (streams_left(s, n, &status)) {
         sigwait(wanted, &sig);
-        if (reap(s, n)) status = 1;
         if (sig == SIGCHLD || sig == SIGALRM || got) continue;
         got = sig;
-        for (int i = 0; i < n; i++) {
-            if (s[i].child) kill(s[i].child, SIGKILL);  /* its rendezvous process then withdraws */
-        }
+        for (int i = 0; i < n; i++)                     /* the rendezvous processes then withdraw */
+            if (s[i].child) kill(s[i].child, SIGKILL);
         for (int i = 0; i < n; i++) {
             if (s[i].child) waitpid(s[i].child, NULL, 0); /* so that nothing is written after us */
             s[i].child = 0;
@@ -2339,8 +2364,8 @@ static int print_addresses(void) {
     struct stream s = { .listener = -1, .udp = -1 };
     char why[WHY_MAX];
     if (!discover(&s, 1, 1, why)) { say(LOG_ERROR, "%s", why); return 1; }
-    printf("local_addr=%s\nexternal_addr=%s\n", SHOW(&s.local), SHOW(&s.external));
-    printf("source=%s\n", s.source);
+    printf("local_addr=%s\nexternal_addr=%s\nsource=%s\n", SHOW(&s.local), SHOW(&s.external),
+           s.source);
     if (s.mapping) printf("mapping=%s\n", s.mapping);
     return printed();
 }
@@ -2349,9 +2374,8 @@ int main(int argc, char **argv) {
     const char *first = argc > 1 ? argv[1] : "";
     int words = strcmp(first, "send") == 0 || strcmp(first, "recv") == 0;
     int n = words ? 1 : argc - 1, status = 0;
-    char dash[] = "-", *word[STREAM_WORDS] = { [STREAM_WORDS - 1] = dash };
     struct stream *s;
-    struct rlimit files;
+    struct rlimit files = { RLIM_INFINITY, RLIM_INFINITY };
     sigset_t wanted;
     standard_open();
     signals_begin(&wanted);
@@ -2360,21 +2384,15 @@ int main(int argc, char **argv) {
     if (strcmp(first, "--version") == 0) return printf("pashlib %s\n", VERSION) < 0 || printed();
     if (!settings_read()) return EXIT_USAGE;
     if (n < 1) return usage("no stream is named; see pashlib --help");
-    if (strcmp(first, "addr") == 0)
-        return argc > 2 ? usage("addr stands alone") : print_addresses();
+    if (!strcmp(first, "addr")) return n > 1 ? usage("addr stands alone") : print_addresses();
     if (words && (argc < 5 || argc > 6)) return usage("%s takes KEY ME PEER [PATH]", first);
-    s = calloc((size_t)n, sizeof *s);
-    if (!s) die("memory");
-    if (words) memcpy(word, argv + 1, (size_t)(argc - 1) * sizeof *word);
-    if (words) status = stream_parse(s, word);
+    if (!(s = calloc((size_t)n, sizeof *s))) die("memory");
+    if (words) status = stream_parse(s, argv + 1, argc > 5 ? argv[5] : "-");
     for (int i = 0; i < n && !words && !status; i++) status = stream_split(&s[i], argv[1 + i]);
     if (!status) status = streams_check(s, n);
-    if (!status && set.rdv.kind != RDV_DIR)
-        status = usage("rendezvous %s is not supported yet", set.rdv.text);
-    if (!status && getrlimit(RLIMIT_NOFILE, &files) == 0) {
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
+    if (!status && set.rdv.kind == RDV_DYNAMODB) status = dynamodb_check(s, n);
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
     signal(SIGPIPE, SIG_DFL);
     if (!status) status = carry(s, n, &wanted);
     free(s);

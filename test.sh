@@ -176,9 +176,10 @@ while True:
 END
 cat >"$tmp/imds.py" <<'END'
 # An instance metadata service a mode, each on a port of its own; argv[1] lists them, argv[1].log the requests.
-import os, socket, sys, threading, time
+import json, os, socket, sys, threading, time
 MODES = ("v2 v1 v1-404 v1-500 hang nopub garbage cut cuthead toolong slow slower redirect badtoken ipv6 newline "
-         "nolen unspec closed badlen put400 quiet").split()
+         "nolen unspec closed badlen put400 quiet role norole rolefail rolemissing").split()
+ROLE, fetched = "GET /latest/meta-data/iam/security-credentials/", {}
 log = open(sys.argv[1] + ".log", "w", 1)
 def answer(c, status, body, length=None, headers=""):
     length = "" if length == -1 else "Content-Length: %d\r\n" % (len(body) if length is None else length)
@@ -202,6 +203,14 @@ def serve(c, mode):
         elif put and mode == "put400": answer(c, "400 Bad Request", "")
         elif put and mode.startswith("v1"): answer(c, {"v1": "403 No", "v1-404": "404 No", "v1-500": "503 No"}[mode], "")
         elif put: answer(c, "200 OK", "TOKEN==")
+        elif q.startswith(ROLE + " "): answer(c, "404 No" if mode == "norole" else "200 OK", "my-role")
+        elif q.startswith(ROLE + "my-role "):
+            fetched[mode] = fetched.get(mode, 0) + 1
+            who = ("OLD", "oldsecret") if fetched[mode] == 1 else ("NEW", "newsecret")
+            a = {"Code": "Failed" if mode == "rolefail" else "Success", "Type": "AWS-HMAC", "AccessKeyId": who[0],
+                 "SecretAccessKey": who[1], "Token": "session+token/==", "Expiration": "2099-01-01T00:00:00Z"}
+            if mode == "rolemissing": del a["Token"]
+            answer(c, "200 OK" if token else "401 No", json.dumps(a, indent=2))
         elif not get or token != (mode not in ("v1", "v1-404", "v1-500", "hang")): answer(c, "401 Unauthorized", "")
         elif mode == "nopub": answer(c, "404 Not Found", "<html>")
         elif mode == "garbage": answer(c, "200 OK", "hello")
@@ -560,6 +569,11 @@ static void http(void)
         { "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nabc", 1, "Content-Length is \"-1\"" },
         { "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nabc", 1, "Content-Length is \"99999999999999999999\"" },
         { "HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\nabc", 1, "Content-Length is \"\"" },
+        { "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n", 0, "200 abcde" },
+        { "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n", 0, "" },
+        { "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n", 1, "the body is cut in its chunks" },
+        { "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\nabc\r\n0\r\n\r\n", 0, "a chunk without a size" },
+        { "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffff\r\nabc\r\n0\r\n\r\n", 0, "a chunk without a size" },
         { "HTTP/1.1 200 OK\r\nContent-Le", 1, "the answer is cut in its head" },
         { "HTTP/1.1 200 OK\r\nContent-Le", 0, "" }, { "", 0, "" }, { "", 1, "the answer is cut in its head" },
         { "SSH-2.0-x\r\n\r\n", 1, "it is no HTTP response" }, { "HTTP/1.1 20 OK\r\n\r\n", 1, "it is no HTTP response" },
@@ -581,6 +595,33 @@ static void http(void)
         }
         free(m);
     }
+}
+
+/* AWS's published examples: ListUsers of IAM, and get-vanilla of its test suite. */
+static void signatures(void)
+{
+    static const struct creds c = { .id = "AKIDEXAMPLE", .secret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY" };
+    static const char empty[] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    char canonical[512], out[512];
+    snprintf(canonical, sizeof canonical, "GET\n/\nAction=ListUsers&Version=2010-05-08\ncontent-type:application/x-www-form-urlencoded; charset=utf-8\n"
+        "host:iam.amazonaws.com\nx-amz-date:20150830T123600Z\n\ncontent-type;host;x-amz-date\n%s", empty);
+    sigv4(&c, "20150830T123600Z", "us-east-1", "iam", canonical, "content-type;host;x-amz-date", out);
+    is("ListUsers", "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/iam/aws4_request, SignedHeaders=content-type;host;x-amz-date, "
+        "Signature=5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7", out);
+    snprintf(canonical, sizeof canonical, "GET\n/\n\nhost:example.amazonaws.com\nx-amz-date:20150830T123600Z\n\nhost;x-amz-date\n%s", empty);
+    sigv4(&c, "20150830T123600Z", "us-east-1", "service", canonical, "host;x-amz-date", out);
+    is("get-vanilla", "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/service/aws4_request, SignedHeaders=host;x-amz-date, "
+        "Signature=5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31", out);
+}
+
+static void texts(void)
+{
+    static const struct { const char *text; int good; } utf[] = {
+        { "abc", 1 }, { "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", 1 }, { "\xff", 0 }, { "\xc3", 0 }, { "\xc0\x80", 0 }, { "\xe0\x80\x80", 0 },
+        { "\xed\xa0\x80", 0 }, { "\xf0\x80\x80\x80", 0 }, { "\xf4\x90\x80\x80", 0 }, { "\x80", 0 }, { "a\xe2\x82", 0 }, { "\xf4\x8f\xbf\xbf", 1 } };
+    char out[64];
+    for (size_t i = 0; i < COUNT(utf); i++) is_n("UTF-8", utf[i].good, is_utf8(utf[i].text));
+    is("quoted", "a\\u0022\\u005c\\u000a\xc3\xa9", json_quote("a\"\\\n\xc3\xa9", out));
 }
 
 static void json(void)
@@ -695,7 +736,7 @@ static void frames(void)
 
 int main(void)
 {
-    stun(); addresses(); numbers(); hashes(); http(); json(); names(); hello(); frames();
+    stun(); addresses(); numbers(); hashes(); signatures(); texts(); http(); json(); names(); hello(); frames();
     printf("%d of %d\n", tests - wrong, tests);
     return wrong != 0;
 }
@@ -736,6 +777,12 @@ t_build() {
         run musl-gcc -O2 -static -s -o "$tmp/x" pashlib.c
         run "$tmp/x" --version
         is 'musl-gcc -static builds it' 0 $status
+    fi
+    if need 'make layer' zip musl-gcc; then
+        cp -r Makefile pashlib.c "$tmp"
+        run make -C "$tmp" layer
+        is 'make layer' "0 pashlib" "$status $(python3 -m zipfile -l "$tmp/pashlib-layer.zip" 2>/dev/null | awk 'NR > 1 { print $1 }')"
+        is 'the static binary is at most 150 KB' 1 "$(($(wc -c <"$tmp/pashlib") <= 153600))"
     fi
     run cc -O2 -U__linux__ -o "$tmp/portable" pashlib.c
     is 'the portable paths compile' '0 ' "$status $(head -3 "$tmp/err")"
@@ -866,6 +913,12 @@ PASH_STUN_SERVER|a,b,c,d,e,f,g,h,i|want at most 8 servers
 PASH_RENDEZVOUS|/tmp/x|want dir:PATH or dynamodb:TABLE
 PASH_RENDEZVOUS|dir:|want a PATH
 PASH_RENDEZVOUS|dynamodb:|want a TABLE
+PASH_RENDEZVOUS|dynamodb:ab|want a TABLE of 3 to 255
+PASH_RENDEZVOUS|dynamodb:a b c|want a TABLE
+AWS_ENDPOINT_URL|dynamodb.us-east-1.amazonaws.com|want http://HOST
+AWS_ENDPOINT_URL_DYNAMODB|ftp://x|want http://HOST
+AWS_REGION|us east|want printable ASCII
+AWS_ACCESS_KEY_ID|a b|want printable ASCII
 PASH_LOG|loud|want error, info or debug
 AWS_EC2_METADATA_SERVICE_ENDPOINT|https://169.254.169.254|want http://HOST
 AWS_EC2_METADATA_SERVICE_ENDPOINT|169.254.169.254|want http://HOST
@@ -888,9 +941,35 @@ END
         has "PASH_NO_HOLEPUNCH=$v" "$tmp/err" 'STUN discovery failed: skipped (PASH_STUN_TIMEOUT_MS=0)'
     done
     for v in AWS_REGION AWS_DEFAULT_REGION; do
-        run env -u PASH_RENDEZVOUS $v=us-east-1 $P send k 1 2
-        is "$v: the rendezvous is DynamoDB" 2 $status
-        has "$v: which is not there yet" "$tmp/err" 'rendezvous dynamodb:rdv is not supported yet'
+        run env -u PASH_RENDEZVOUS $v=us-east-1 AWS_ENDPOINT_URL=http://127.0.0.1:9 $P send k 1 2
+        is "$v: the rendezvous is DynamoDB" 1 $status
+        has "$v: the rendezvous is DynamoDB, told" "$tmp/err" '^pashlib: rendezvous dynamodb:rdv (us-east-1)$'
+    done
+    while IFS='|' read -r words want; do
+        # shellcheck disable=SC2086 # words
+        run env PASH_RENDEZVOUS=dynamodb:rdv AWS_REGION=us-east-1 AWS_ENDPOINT_URL=http://127.0.0.1:9 $words $P send k 1 2
+        is "DynamoDB, $words: exit 2" 2 $status
+        has "DynamoDB, $words: told" "$tmp/err" "^pashlib: .*$want"
+    done <<'END'
+AWS_REGION=|neither AWS_REGION nor AWS_DEFAULT_REGION is set
+AWS_ENDPOINT_URL_DYNAMODB=https://dynamodb.us-east-1.amazonaws.com|endpoint https://dynamodb.us-east-1.amazonaws.com: .*http://
+AWS_ENDPOINT_URL=https://127.0.0.1|endpoint https://127.0.0.1: .*http://
+AWS_ENDPOINT_URL= AWS_REGION=us-iso-east-1|region us-iso-east-1: set AWS_ENDPOINT_URL_DYNAMODB
+AWS_ENDPOINT_URL= AWS_REGION=eusc-de-east-1|region eusc-de-east-1: set AWS_ENDPOINT_URL_DYNAMODB
+AWS_ENDPOINT_URL= AWS_REGION=a/b|region a/b is none
+AWS_ACCESS_KEY_ID=AKID|AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: only the former is set
+AWS_SECRET_ACCESS_KEY=s|AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: only the latter is set
+END
+    run env PASH_RENDEZVOUS=dynamodb:rdv AWS_REGION=us-east-1 $P send "$(printf 'k\377')" 1 2
+    is 'a KEY that is not UTF-8' 2 $status
+    run env AWS_ENDPOINT_URL=https://127.0.0.1 $P addr
+    is 'an https:// endpoint where DynamoDB is not used' 0 $status
+    run env "AWS_SESSION_TOKEN=$(printf 'hush\r')" $P addr
+    is 'a token with a control character' 2 $status
+    hasnt 'and it is not shown' "$tmp/err" hush
+    for region in us-east-1:amazonaws.com cn-north-1:amazonaws.com.cn; do
+        run env PASH_RENDEZVOUS=dynamodb:rdv AWS_REGION=${region%:*} AWS_ACCESS_KEY_ID=a AWS_SECRET_ACCESS_KEY=b $P send k 1 2
+        has "the endpoint in ${region%:*}" "$tmp/err" "send k: rendezvous dynamodb:rdv (${region%:*}): name look-up of dynamodb.${region%:*}.${region#*:}: "
     done
     run env -u PASH_RENDEZVOUS PASH_PEER_TIMEOUT_MS=300 $P send k 1 2
     has 'the default rendezvous' "$tmp/err" "node 2 did not register at dir:$tmp/pashlib-$(id -u) within 0.3 s"
@@ -1193,6 +1272,153 @@ t_rendezvous() {
     done
     is 'a directory that comes and goes' 0 $bad
     left_nothing 'a directory that comes and goes'
+}
+
+# The DynamoDB rendezvous, against dynalite, through proxies that sign each request again; see .ci/dynamodb.js
+t_dynamodb() {
+    need 'DynamoDB' node || return
+    if ! node -e 'require("dynalite"); require("@aws-sdk/client-dynamodb")' 2>/dev/null; then
+        skip 'DynamoDB' 'node finds no dynalite and @aws-sdk/client-dynamodb (set NODE_PATH)'
+        return
+    fi
+    if ! python 'DynamoDB'; then return; fi
+    bg dynamo node .ci/dynamodb.js serve "$tmp/dynamo"
+    [ -f "$tmp/imds" ] || bg imds python3 "$tmp/imds.py" "$tmp/imds"
+    until_true test -f "$tmp/dynamo" -a -f "$tmp/imds"
+    dynamo_port() { awk -v m="$1" '$1 == m { print $2 }' "$tmp/dynamo"; }
+    aws() { node .ci/dynamodb.js sdk "$(dynamo_port dynalite)" "$@" 2>/dev/null; }
+    # "$tmp/at" MODE WORDS...: env with the settings for the endpoint of that mode
+    cat >"$tmp/at" <<END
+#!/bin/sh
+export PASH_RENDEZVOUS=dynamodb:rdv AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=AKID AWS_SECRET_ACCESS_KEY=secret/+=
+AWS_ENDPOINT_URL_DYNAMODB="http://127.0.0.1:\$(awk -v m="\$1" '\$1 == m { print \$2 }' "$tmp/dynamo")"
+export AWS_ENDPOINT_URL_DYNAMODB
+shift
+exec env "\$@"
+END
+    chmod +x "$tmp/at"
+    seq 1000 >"$tmp/in"
+    dynamo_pair() {                                 # NAME MODE-OF-S MODE-OF-R
+        rm -f "$tmp/got"
+        bg R "$tmp/at" "$3" $P recv k 1 0 "$tmp/got"
+        until_true grep -q -e waiting -e again "$tmp/R.err"
+        bg S "$tmp/at" "$2" $P send k 0 1 "$tmp/in"
+        both "$1: exit statuses" '0 0'
+        is "$1: the data" "$(sha256sum <"$tmp/in")" "$(sha256sum <"$tmp/got")"
+    }
+    dynamo_pair 'DynamoDB' pass pass2
+    has 'it says where it waits' "$tmp/R.err" '^pashlib: recv k: waiting for node 0 at dynamodb:rdv (us-east-1)$'
+    has 'it says which rendezvous is used' "$tmp/S.err" '^pashlib: rendezvous dynamodb:rdv (us-east-1)$'
+    is 'the table is empty' '[]' "$(aws scan)"
+    is 'the second to come needs one request before it connects' 'UpdateItem UpdateItem' \
+        "$(sed -n 's/^pass [0-9]* \([A-Z]*[a-z]*[A-Z]*[a-z]*\) signed.*/\1/p' "$tmp/dynamo.log" | head -n 2 | tr '\n' ' ' | sed 's/ $//')"
+    for mode in throttle err500 drop cutanswer badchunk hang pieces extra chunked nolen; do
+        dynamo_pair "DynamoDB, $mode" pass $mode
+        case $mode in
+        throttle) want='UpdateItem: status 400 RequestLimitExceeded: slow down: trying again' ;;
+        err500) want='UpdateItem: status 500: trying again' ;;
+        drop) want='the answer is cut in its head: trying again' ;;
+        cutanswer) want='the body is cut: .*: trying again' ;;
+        badchunk) want='the body is cut in its chunks: trying again' ;;
+        hang) want='no whole answer in time: trying again' ;;
+        *) want='waiting for node 0' ;;
+        esac
+        has "DynamoDB, $mode: told" "$tmp/R.err" "$want"
+    done
+    is 'the table is empty after all that' '[]' "$(aws scan)"
+    refused() {                                     # NAME MODE WANT SETTING...
+        refused_name=$1 refused_mode=$2 refused_want=$3
+        shift 3
+        before=$(date +%s)
+        run "$tmp/at" "$refused_mode" "$@" $P recv k 1 0 "$tmp/x"
+        is "$refused_name: exit 1, at once" '1 yes' "$status $([ $(($(date +%s) - before)) -lt 8 ] && echo yes)"
+        has "$refused_name: told" "$tmp/err" "^pashlib: recv k: rendezvous dynamodb:[a-z]* (us-east-1): $refused_want"
+    }
+    refused 'no permission' denied 'UpdateItem: status 400 AccessDeniedException: User: \\x1b\[31mx is not authorized to perform: dynamodb:UpdateItem$'
+    refused 'wrong secret' pass 'UpdateItem: status 400 InvalidSignatureException: it differs' AWS_SECRET_ACCESS_KEY=wrong
+    refused 'a bad signature' badsig 'UpdateItem: status 400 InvalidSignatureException: The request signature'
+    refused 'a 403 that is no JSON' html403 'UpdateItem: status 403$'
+    refused 'a redirect' redirect 'UpdateItem: status 302$'
+    refused 'no table' pass 'UpdateItem: status 400 ResourceNotFoundException: Requested resource not found' PASH_RENDEZVOUS=dynamodb:none
+    refused 'an expired token of the environment' expired 'UpdateItem: status 400 ExpiredTokenException: ' AWS_ACCESS_KEY_ID=OLD AWS_SECRET_ACCESS_KEY=oldsecret
+    refused 'nobody at the endpoint' pass '127.0.0.1:9: Connection refused$' AWS_ENDPOINT_URL_DYNAMODB=http://127.0.0.1:9
+    refused 'an endpoint without a name' pass 'name look-up of no.such.name.invalid: ' AWS_ENDPOINT_URL_DYNAMODB=http://no.such.name.invalid
+    refused 'no credentials' pass 'no credentials: AWS_ACCESS_KEY_ID is not set; instance role: AWS_EC2_METADATA_DISABLED is true$' AWS_ACCESS_KEY_ID= AWS_SECRET_ACCESS_KEY=
+    role() {                                        # MODE: settings for the credentials of a role
+        echo "AWS_ACCESS_KEY_ID= AWS_SECRET_ACCESS_KEY= AWS_EC2_METADATA_DISABLED= AWS_EC2_METADATA_SERVICE_ENDPOINT=http://127.0.0.1:$(imds_port "$1")"
+    }
+    # shellcheck disable=SC2046 # words
+    refused 'no role' pass 'no credentials: .*: this instance has no role$' $(role norole)
+    # shellcheck disable=SC2046
+    refused 'a role whose Code is not Success' pass 'no credentials: .*my-role: its Code is Failed$' $(role rolefail)
+    # shellcheck disable=SC2046
+    refused 'a role without a token' pass 'no credentials: .*my-role: a member is missing' $(role rolemissing)
+    run "$tmp/at" always500 PASH_PEER_TIMEOUT_MS=1500 $P recv k 1 0 "$tmp/x"
+    is 'errors to the end: exit 1' 1 $status
+    has 'errors to the end: told' "$tmp/err" 'recv k: node 0 did not register at dynamodb:rdv (us-east-1) within 1.[56] s'
+    has 'errors to the end: why' "$tmp/err" 'UpdateItem: status 500 InternalServerError: broken: trying again'
+    # 32 streams, the role's credentials: one fetch; expired ones: one more
+    a='' b='' i=0
+    while [ $i -lt 32 ]; do
+        i=$((i + 1))
+        a="$a send*m$i*0*1*$tmp/in" b="$b recv*m$i*1*0*$tmp/m$i.got"
+    done
+    before=$(grep -c 'my-role' "$tmp/imds.log")
+    # shellcheck disable=SC2046,SC2086 # words
+    bg R "$tmp/at" expired PASH_LOG=error $(role role) $P $b
+    # shellcheck disable=SC2086
+    bg S "$tmp/at" pass PASH_LOG=error $P $a
+    both '32 streams, credentials of a role that expire' '0 0'
+    is 'they are fetched twice: at first, and when they have expired' 2 $(($(grep -c 'my-role' "$tmp/imds.log") - before))
+    is 'with their token' 0 "$(grep -c '^expired.*not signed' "$tmp/dynamo.log")"
+    is '32 streams: the data' 32 "$(for i in "$tmp"/m*.got; do cmp -s "$i" "$tmp/in" && echo "$i"; done | wc -l)"
+    rm -f "$tmp"/m*.got
+    # how often it looks
+    run "$tmp/at" pass2 PASH_PEER_TIMEOUT_MS=4000 $P recv looks 1 0 "$tmp/x"
+    looks=$(grep -c '^pass2 [0-9]* GetItem signed.*looks' "$tmp/dynamo.log")
+    is "it looks from 50 ms to 1 s apart: $looks looks in 4 s" 1 $((looks >= 8 && looks <= 11))
+    # as deployments have it: the SDK reads what we write, and we what it writes
+    bg R "$tmp/at" pass PASH_CONNECT_TIMEOUT_MS=1500 $P recv 'old "k\é' 1 0 "$tmp/x"
+    until_true grep -q waiting "$tmp/R.err"
+    is 'the SDK reads our registration' '{"local_addr":"127.0.0.1:P","external_addr":"127.0.0.1:P"}' \
+        "$(aws get 'old "k\é' | python3 -c 'import json, re, sys; print(re.sub(r"1:\d+", "1:P", json.load(sys.stdin)["N_1"]["S"]))')"
+    aws put 'old "k\é' N_0 '{"external_addr": "127.0.0.2:9", "local_addr": "127.0.0.1:9"}' >/dev/null
+    ended R
+    has 'and we read what it registers' "$tmp/R.err" 'no connection to node 0 (external 127.0.0.2:9, local 127.0.0.1:9) from '
+    is 'only our attribute is withdrawn' '["N_0","key"]' "$(aws get 'old "k\é' | python3 -c 'import json, sys; print(json.dumps(sorted(json.load(sys.stdin)), separators=(",", ":")))')"
+    # a stale registration, and an item full of other things
+    aws put k N_0 '{"external_addr":"127.0.0.1:9","local_addr":"127.0.0.1:9"}' >/dev/null
+    aws fill k 300000 >/dev/null
+    bg R "$tmp/at" pass $P recv k 1 0 "$tmp/got"
+    until_true grep -q connecting "$tmp/R.err"
+    bg S "$tmp/at" pass2 $P send k 0 1 "$tmp/in"
+    both 'a stale registration in an item of 300 KB' '0 0'
+    hasnt 'its item is gone' "$tmp/S.err" 'withdrawing'
+    # withdrawing that hangs delays no data and changes no exit status
+    bg R "$tmp/at" pass $P recv k 1 0 "$tmp/got"
+    bg S "$tmp/at" hangremove $P send k 0 1 "$tmp/in"
+    ended R
+    is 'withdrawing hangs: the receiver does not wait' 0 "$status"
+    ended S
+    is 'withdrawing hangs: exit 0' 0 "$status"
+    has 'withdrawing hangs: told' "$tmp/S.err" 'withdrawing the registration: '
+    # two streams each way through 8 processes
+    i=0
+    while [ $i -lt 4 ]; do
+        i=$((i + 1))
+        bg "D$i" "$tmp/at" pass PASH_LOG=error $P "send*a$i*0*1*$tmp/in" "send*b$i*0*1*$tmp/in" "recv*c$i*0*1*$tmp/c$i.got" "recv*d$i*0*1*$tmp/d$i.got"
+        bg "E$i" "$tmp/at" pass2 PASH_LOG=error $P "recv*a$i*1*0*$tmp/a$i.got" "recv*b$i*1*0*$tmp/b$i.got" "send*c$i*1*0*$tmp/in" "send*d$i*1*0*$tmp/in"
+    done
+    bad=0
+    for i in D1 D2 D3 D4 E1 E2 E3 E4; do
+        ended $i
+        [ "$status" = 0 ] || bad=$((bad + 1))
+    done
+    is '8 processes, two streams each way' 0 $bad
+    is '8 processes: the data' 16 "$(for i in "$tmp"/[abcd][1234].got; do cmp -s "$i" "$tmp/in" && echo "$i"; done | wc -l)"
+    is '8 processes: the table is empty' '["key":{"S":"old' "$(aws scan | sed 's/{"N_0[^}]*},//; s/.*\("key":{"S":"old\).*/[\1/')"
+    is 'every request was signed well, but one' 1 "$(grep -c -v ' signed ' "$tmp/dynamo.log")"
+    stop dynamo
 }
 
 # ---- connecting ----
@@ -1738,7 +1964,7 @@ demo)
     ;;
 '')
     long_start
-    set -- build unit cli settings stun imds ports rendezvous connect transfer readers processes long
+    set -- build unit cli settings stun imds ports rendezvous dynamodb connect transfer readers processes long
     ;;
 esac
 for t in "$@"; do
