@@ -216,7 +216,7 @@ __attribute__((format(printf, 2, 3))) static void say(int level, const char *fmt
     char text[2048], line[4 * sizeof text + 16];
     const struct stream *s = set.who;
     size_t n = 0, at;
-    int saved = errno, c1 = 0;              /* c1: how many bytes of one are still to come */
+    int c1 = 0;              /* c1: how many bytes of one are still to come */
     va_list args;
     if (level > set.level) return;
     if (s) n = (size_t)snprintf(text, sizeof text, "%s %s: ", s->sends ? "send" : "recv", s->key);
@@ -230,7 +230,6 @@ __attribute__((format(printf, 2, 3))) static void say(int level, const char *fmt
     }
     line[at++] = '\n';
     log_write(line, at);
-    errno = saved;
 }
 
 /* The parsers. V is the value, not empty. 1: *AT is set. 0: WHY says what is wanted. */
@@ -335,7 +334,6 @@ static int parse_url(void *at, const char *v, char *why) {
     return parse_host(&u->at, u->authority, why);
 }
 
-/* What goes into a header or a host name. */
 static int parse_word(void *at, const char *v, char *why) {
     for (const char *c = v; *c; c++)
         if (*c <= ' ' || *c > '~') return fail(why, "want printable ASCII without blanks");
@@ -416,7 +414,6 @@ static int ms_left(deadline d) {
     return left < 0 ? 0 : left > INT_MAX ? INT_MAX : (int)left;
 }
 
-/* End this process for a reason that leaves it nothing to go on with. */
 static void die(const char *what) { say(LOG_ERROR, "%s: %s", what, strerror(errno)); _exit(1); }
 
 /* Wait for one of N descriptors until END. How many have something; 0 also after a signal. */
@@ -443,8 +440,7 @@ static uint64_t get(const unsigned char *p, int n) {
     return v;
 }
 
-/* N bytes (at most 256) from the kernel's random number generator. */
-static void random_bytes(unsigned char *p, size_t n) {
+static void random_bytes(unsigned char *p, size_t n) {          /* n: at most 256 */
     if (getentropy(p, n) < 0) die("no random numbers from the kernel");
 }
 
@@ -1128,8 +1124,7 @@ static void hmac(const void *key, size_t key_len, const void *data, size_t n, un
     }
 }
 
-/* N bytes as lower-case hex, into TEXT (2 N + 1 bytes). */
-static void hex(const unsigned char *p, size_t n, char *text) {
+static void hex(const unsigned char *p, size_t n, char *text) {   /* text: 2 n + 1 bytes */
     for (size_t i = 0; i < n; i++) sprintf(text + 2 * i, "%02x", p[i]);
 }
 
@@ -1160,7 +1155,6 @@ static void sigv4(const struct creds *c, const char *date, const char *region, c
 enum { REGISTRATION_MAX = 4096, JSON_DEPTH = 32, NAME_LEN = 255, DIR_MAX = PLACE_MAX + 257 };
 enum { REQUEST_MS = 5000, WITHDRAW_MS = 5000, WITHDRAW_HASTE_MS = 1000 };
 struct json { const char *p, *end; };
-
 static int json_peek(struct json *j) {      /* the next character behind white space; 0: the end */
     while (j->p < j->end && *j->p && strchr(" \t\r\n", *j->p)) j->p++;
     return j->p < j->end ? (unsigned char)*j->p : 0;
@@ -1293,7 +1287,7 @@ static void key_to_name(const char *key, char *name) {
 static int dir_make(const char *path, char *why) {
     struct stat st;
     if (mkdir(path, 0700) < 0 && errno != EEXIST)
-        return fail(why, "mkdir %s: %s", path, strerror(errno));
+        return fail(why, "mkdir %.300s: %s", path, strerror(errno));
     if (lstat(path, &st) < 0) return errno == ENOENT || fail(why, "%s: %s", path, strerror(errno));
     if (!S_ISDIR(st.st_mode)) return fail(why, "%s is not a directory", path);
     if (st.st_uid != geteuid()) return fail(why, "%s belongs to another user", path);
@@ -1344,12 +1338,13 @@ static int dir_withdraw(struct rdv *r, char *why) {
 static int creds_fetch(struct creds *c, char *why) {
     static const char base[] = "/latest/meta-data/iam/security-credentials/";
     char m[IMDS_MAX], path[sizeof base + 128], code[64] = "none";
+    const char *word;
     deadline end = after(IMDS_MS);
     struct http h;
     int n;
     if (set.imds_off) return fail(why, "AWS_EC2_METADATA_DISABLED is true");
     if (!imds_get(base, m, &h, end, why)) return 0;
-    n = (int)strspn(m + h.body, letters);
+    n = (int)strcspn(m + h.body, " \t\r\n?#");
     if (h.status == 404 || n == 0) return fail(why, "this instance has no role");
     snprintf(path, sizeof path, "%s%.*s", base, h.status != 200 ? 0 : n, m + h.body);
     if (h.status == 200 && !imds_get(path, m, &h, end, why)) return 0;
@@ -1359,31 +1354,40 @@ static int creds_fetch(struct creds *c, char *why) {
     return (json_find(m + h.body, h.body_len, "AccessKeyId", c->id, sizeof c->id)
             && json_find(m + h.body, h.body_len, "SecretAccessKey", c->secret, sizeof c->secret)
             && json_find(m + h.body, h.body_len, "Token", c->token, sizeof c->token)
-            && json_find(m + h.body, h.body_len, "Expiration", c->until, sizeof c->until))
-        || fail(why, "GET %s: a member is missing or too long", path);
+            && json_find(m + h.body, h.body_len, "Expiration", c->until, sizeof c->until)
+            && parse_word(&word, c->id, why) && parse_word(&word, c->token, why))
+        || fail(why, "GET %s: a member is missing or malformed", path);
 }
 
+enum { GOOD = 1, FATAL = 0, AGAIN = -1, CONDITION = -2 };       /* what became of a request */
+
 /* The credentials of the environment, or of the role, for all streams the one message in set.purse:
- * who takes it puts it back, renewed if over, or if its id is EXPIRED. 1: *C is set. 0: WHY. */
+ * who takes it puts it back, renewed if over or if its id is EXPIRED. GOOD: *C is set. Else WHY. */
 static int creds_get(struct creds *c, const char *expired, char *why) {
+    struct creds fresh = { .why = "" };
     char soon[32];
     time_t t = time(NULL) + 60;
-    memset(c, 0, sizeof *c);
+    int got = GOOD;
     if (set.key_id) {
         snprintf(c->id, sizeof c->id, "%s", set.key_id);
         snprintf(c->secret, sizeof c->secret, "%s", set.secret);
         snprintf(c->token, sizeof c->token, "%s", set.token ? set.token : "");
-        return 1;
+        return GOOD;
     }
-    if (!wait_for_one(set.purse[0], POLLIN, after(4 * IMDS_MS))
-        || !job_read(set.purse[0], c, sizeof *c))
-        return fail(why, "the credentials do not come back");
+    while (!job_read(set.purse[0], c, sizeof *c))               /* another may have been faster */
+        if (!wait_for_one(set.purse[0], POLLIN, after(4 * IMDS_MS))) {
+            fail(why, "the credentials do not come back");
+            return AGAIN;
+        }
     strftime(soon, sizeof soon, "%Y-%m-%dT%H:%M:%SZ", gmtime(&t));
-    if (!c->why[0] && (strcmp(c->until, soon) <= 0 || strcmp(c->id, expired) == 0)
-        && !creds_fetch(c, c->why)) c->until[0] = 0;
+    if (!c->why[0] && (strcmp(c->until, soon) <= 0 || strcmp(c->id, expired) == 0)) {
+        if (creds_fetch(&fresh, why)) *c = fresh;
+        else if (!c->id[0]) memcpy(c->why, why, sizeof c->why);
+        else if (strcmp(c->id, expired) == 0) got = AGAIN;      /* else they are good for a while */
+    }
     job_write(set.purse[1], c, sizeof *c);
-    return !c->why[0] || fail(why, "no credentials: AWS_ACCESS_KEY_ID is not set; "
-                              "instance role: %.300s", c->why);
+    return !c->why[0] ? got : fail(why, "no credentials: AWS_ACCESS_KEY_ID is not set; "
+                                   "instance role: %.300s", c->why);
 }
 
 /* TEXT as the inside of a JSON string, into OUT (6 bytes for each and a NUL). Returns OUT. */
@@ -1396,8 +1400,6 @@ static const char *json_quote(const char *text, char *out) {
     return out;
 }
 
-enum { GOOD = 1, FATAL = 0, AGAIN = -1, CONDITION = -2 };       /* what became of a request */
-
 /* Ask DynamoDB to do OP with the item of the key; MORE: further members of the request. GOOD: the
  * peer's text is in r->theirs. CONDITION: not met. Else WHY. See AWS, "DynamoDB low-level API". */
 static int dynamo_ask(struct rdv *r, const char *op, const char *more, deadline end, char *why) {
@@ -1409,7 +1411,8 @@ static int dynamo_ask(struct rdv *r, const char *op, const char *more, deadline 
     struct creds c;
     time_t t = time(NULL);
     struct http h;
-    if (!creds_get(&c, r->expired, why)) return FATAL;
+    int got = creds_get(&c, r->expired, why);
+    if (got != GOOD) return got;
     signed_headers = c.token[0] ? "content-type;host;x-amz-date;x-amz-security-token;x-amz-target"
                                 : "content-type;host;x-amz-date;x-amz-target";
     strftime(date, sizeof date, "%Y%m%dT%H%M%SZ", gmtime(&t));
@@ -1468,7 +1471,7 @@ static int dynamo_update(struct rdv *r, const char *expression, deadline end, ch
 
 /* Register, and r->theirs is what was there before; or, once PUBLISHED, look. */
 static int rdv_turn(struct rdv *r, int published, char *why) {
-    deadline end = after(MS_MAX);
+    deadline end = after(published ? REQUEST_MS / 2 : REQUEST_MS);  /* leave time to withdraw */
     if (set.rdv.kind == RDV_DIR && !published) return dir_publish(r, why);
     if (set.rdv.kind == RDV_DIR) { dir_read(r->peer_file, r->theirs); return GOOD; }
     if (published) return dynamo_ask(r, "GetItem", "\"ConsistentRead\":true", end, why);
@@ -1485,7 +1488,8 @@ static int rdv_withdraw(struct rdv *r, deadline end, char *why) {
     snprintf(more, sizeof more, "\"ConditionExpression\":\"attribute_not_exists(#me) AND "
              "attribute_not_exists(#peer)\",\"ExpressionAttributeNames\":"
              "{\"#me\":\"N_%u\",\"#peer\":\"N_%u\"}", r->s->me, r->s->peer);
-    if (got == GOOD && !r->theirs[0]) got = dynamo_ask(r, "DeleteItem", more, end, why);
+    if (got == CONDITION || (got == GOOD && !r->theirs[0]))     /* not met: was an answer lost? */
+        got = dynamo_ask(r, "DeleteItem", more, end, why);
     return got == CONDITION ? GOOD : got;
 }
 
@@ -1768,7 +1772,8 @@ static void target_add(struct punch *p, struct addr a) {
 static int punch_news(struct punch *p) {
     struct news news;
     if (!job_read(p->rdv, &news, sizeof news)) return fail(p->why, "its rendezvous process died");
-    if (news.what == NEWS_FAILED) return fail(p->why, "rendezvous %s: %s", set.rdv.text, news.why);
+    if (news.what == NEWS_FAILED)
+        return fail(p->why, "rendezvous %.99s: %s", set.rdv.text, news.why);
     if (news.what == NEWS_ABSENT) {
         if (p->peer.what == NEWS_ABSENT)
             say(LOG_INFO, "waiting for node %u at %s", p->s->peer, set.rdv.text);
@@ -1870,9 +1875,7 @@ enum { FRAME_MAX = 1 << 20, ALIVE_MS = 15000, QUIET_MS = 60000, FINISH_MS = 1000
 #define SAID_ALIVE (UINT64_MAX - 1)
 #define SAID_GONE UINT64_MAX
 
-/* A descriptor, or -1, beside an error number, in a message over a socket pair. */
 struct parcel { int fd, error; };
-
 static int parcel_pass(int sock, int give, struct parcel *p) {  /* give 0: take it; 1: done */
     union { struct cmsghdr *align; char space[CMSG_SPACE(sizeof (int))]; } control = { NULL };
     struct iovec iov = { &p->error, sizeof p->error };
@@ -1896,7 +1899,6 @@ static void path_job(int sock, const void *arg) {
     parcel_pass(sock, 1, &(struct parcel){ fd, fd < 0 ? errno : 0 });
 }
 
-/* The descriptor that the job has for us, made non-blocking; -1: WHY. */
 static int path_opened(const struct stream *s, struct job *j, char *why) {
     struct parcel p = { -1, EIO };
     parcel_pass(j->fd, 0, &p);
@@ -1907,13 +1909,11 @@ static int path_opened(const struct stream *s, struct job *j, char *why) {
 }
 
 typedef unsigned long long bytes;           /* a uint64_t that printf knows by a short name */
-
 static int lost(char *why, bytes n) {
     return fail(why, "connection lost after %llu bytes: output is incomplete", n);
 }
 
 struct heard { unsigned char in[8]; size_t have; bytes said; deadline quiet; };
-
 /* Take what the receiver says, without waiting. 1: h->said is its answer. 0: none. -1: gone. */
 static int hear(struct heard *h, int sock) {
     for (;;) {
@@ -2115,7 +2115,6 @@ static int transfer(const struct stream *s, int fd, int sock, char *why) {
  * Touches standard output (addr, --help, --version) and, in the parent alone, signals. */
 
 enum { EXIT_USAGE = 2, STREAM_WORDS = 5 };
-
 #define usage(...) (say(LOG_ERROR, __VA_ARGS__), EXIT_USAGE)
 
 static int printed(void) {
@@ -2188,8 +2187,7 @@ static int streams_check(const struct stream *s, int n) {
     return 0;
 }
 
-/* Whether TEXT is UTF-8 (RFC 3629, 4). */
-static int is_utf8(const char *text) {
+static int is_utf8(const char *text) {        /* RFC 3629, 4 */
     for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
         int more = *p < 0x80 ? 0 : *p >= 0xc2 && *p < 0xe0 ? 1 : *p >= 0xe0 && *p < 0xf0 ? 2
                  : *p >= 0xf0 && *p < 0xf5 ? 3 : -1;
@@ -2211,16 +2209,18 @@ static int dynamodb_check(const struct stream *s, int n) {
              strncmp(region, "cn-", 3) == 0 ? ".cn" : "");
     if (!set.dynamodb.at.port && (strstr(region, "-iso") || strncmp(region, "eusc-", 5) == 0))
         return usage("region %s: set AWS_ENDPOINT_URL_DYNAMODB, to an http:// endpoint", region);
-    if (region[strspn(region, letters)]) return usage("region %s is none", region);
+    if (strspn(region, letters) != strlen(region) || strlen(region) > 63)
+        return usage("region %s is none", region);
     if (!set.dynamodb.at.port && !parse_url(&set.dynamodb, url, why))
         return usage("region %s: %s", region, why);
-    if (set.token && strlen(set.token) >= TOKEN_MAX) return usage("AWS_SESSION_TOKEN is too long");
     if (set.dynamodb.tls)
         return usage("endpoint https://%s: no TLS here, only signed requests over http://; "
                      "see README", set.dynamodb.authority);
     if (!set.key_id != !set.secret)
         return usage("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: only the %s is set",
                      set.key_id ? "former" : "latter");
+    if (set.key_id && (strlen(set.key_id) > 143 || strlen(set.secret) > 143
+        || (set.token && strlen(set.token) >= TOKEN_MAX))) return usage("credentials are too long");
     for (int i = 0; i < n; i++)
         if (!is_utf8(s[i].key)) return usage("KEY \"%s\" is not UTF-8", s[i].key);
     snprintf(set.rdv.text, sizeof set.rdv.text, "dynamodb:%.255s (%.63s)", set.rdv.name, region);
@@ -2323,6 +2323,7 @@ static int carry(struct stream *s, int n, sigset_t *wanted) {
     if (!discover(s, n, 0, why)) { say(LOG_ERROR, "%s", why); return 1; }
     say(LOG_INFO, "rendezvous %s", set.rdv.text);
     if (socketpair(AF_UNIX, SOCK_DGRAM, 0, set.purse) < 0) die("socketpair");
+    set_nonblocking(set.purse[0]);
     job_write(set.purse[1], &(struct creds){ .why = "" }, sizeof (struct creds));
     sigprocmask(SIG_BLOCK, wanted, &start.mask);
     for (int i = 0; i < n; i++) {
@@ -2345,10 +2346,9 @@ static int carry(struct stream *s, int n, sigset_t *wanted) {
         sigwait(wanted, &sig);
         if (sig == SIGCHLD || sig == SIGALRM || got) continue;
         got = sig;
-        for (int i = 0; i < n; i++)                     /* the rendezvous processes then withdraw */
+        for (int i = 0; i < n; i++) {                   /* the rendezvous processes then withdraw */
             if (s[i].child) kill(s[i].child, SIGKILL);
-        for (int i = 0; i < n; i++) {
-            if (s[i].child) waitpid(s[i].child, NULL, 0); /* so that nothing is written after us */
+            if (s[i].child) waitpid(s[i].child, NULL, 0);   /* so nothing is written after us */
             s[i].child = 0;
             s[i].rdv_end = after(WITHDRAW_HASTE_MS).at;
         }

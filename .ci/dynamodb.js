@@ -11,7 +11,7 @@ const { Sha256 } = require('@aws-crypto/sha256-js');
 
 const SECRETS = { AKID: 'secret/+=', OLD: 'oldsecret', NEW: 'newsecret' };
 const MODES = ('pass pass2 throttle err500 drop cutanswer hang pieces extra chunked badchunk nolen denied badsig norole '
-  + 'expired always500 hangremove html403 redirect').split(' ');
+  + 'expired always500 hangremove lostdelete html403 redirect').split(' ');
 
 function client(port) {
   return new sdk.DynamoDBClient({ endpoint: `http://127.0.0.1:${port}`, region: 'us-east-1',
@@ -53,6 +53,7 @@ function serve(file) {
     if (mode === 'drop' && n === 2) return req.socket.end('HTTP/1.1 200 OK\r\nContent-Le');
     if (mode === 'hang' && n === 1) return undefined;
     if (mode === 'hangremove' && body.includes('REMOVE')) return undefined;
+    if (mode === 'lostdelete' && op === 'DeleteItem' && !count.lost) { count.lost = 1; return error(res, 400, 'ThrottlingException', 'slow down'); }
     if (mode === 'denied') return error(res, 400, 'AccessDeniedException', 'User: \u001b[31mx is not authorized to perform: dynamodb:UpdateItem', 'Message');
     if (mode === 'badsig') return error(res, 400, 'InvalidSignatureException', 'The request signature we calculated does not match');
     if (mode === 'html403') return res.writeHead(403, { 'Content-Type': 'text/html' }).end('<html>no</html>');
