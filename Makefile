@@ -10,6 +10,7 @@ CFLAGS = -O2 -Wall -Wextra
 LDFLAGS =
 LDLIBS =
 STATIC_CC = $$(command -v musl-gcc || echo $(CC))
+STATIC_CFLAGS = -Os -Wall -Wextra
 STATIC_LDFLAGS = -static -s
 PREFIX = /usr/local
 DESTDIR =
@@ -20,7 +21,7 @@ pashlib: pashlib.c
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ pashlib.c $(LDLIBS)
 
 static: pashlib.c
-	$(STATIC_CC) $(CFLAGS) $(STATIC_LDFLAGS) -o pashlib pashlib.c $(LDLIBS)
+	$(STATIC_CC) $(STATIC_CFLAGS) $(STATIC_LDFLAGS) -o pashlib pashlib.c $(LDLIBS)
 
 layer: static
 	rm -f pashlib-layer.zip

@@ -178,7 +178,7 @@ cat >"$tmp/imds.py" <<'END'
 # An instance metadata service a mode, each on a port of its own; argv[1] lists them, argv[1].log the requests.
 import json, os, socket, sys, threading, time
 MODES = ("v2 v1 v1-404 v1-500 hang nopub garbage cut cuthead toolong slow slower redirect badtoken ipv6 newline "
-         "nolen unspec closed badlen put400 quiet role rolestale norole rolefail rolemissing").split()
+         "nolen unspec closed badlen put400 quiet role rolestale roleonce nul norole rolefail rolemissing").split()
 ROLE, fetched = "GET /latest/meta-data/iam/security-credentials/", {}
 log = open(sys.argv[1] + ".log", "w", 1)
 def answer(c, status, body, length=None, headers=""):
@@ -211,7 +211,9 @@ def serve(c, mode):
                  "SecretAccessKey": who[1], "Token": "session+token/==",
                  "Expiration": "2000-01-01T00:00:00Z" if mode == "rolestale" else "2099-01-01T00:00:00Z"}
             if mode == "rolemissing": del a["Token"]
-            answer(c, "200 OK" if token else "401 No", json.dumps(a, indent=2))
+            if mode == "roleonce": a["Expiration"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 30))
+            if mode == "roleonce" and fetched[mode] > 1: answer(c, "500 No", "")
+            else: answer(c, "200 OK" if token else "401 No", json.dumps(a, indent=2))
         elif not get or token != (mode not in ("v1", "v1-404", "v1-500", "hang")): answer(c, "401 Unauthorized", "")
         elif mode == "nopub": answer(c, "404 Not Found", "<html>")
         elif mode == "garbage": answer(c, "200 OK", "hello")
@@ -222,6 +224,7 @@ def serve(c, mode):
         elif mode == "redirect": answer(c, "302 Found", "", headers="Location: http://127.0.0.1:1/\r\n")
         elif mode == "ipv6": answer(c, "200 OK", "2001:db8::9")
         elif mode == "unspec": answer(c, "200 OK", "0.0.0.0")
+        elif mode == "nul": answer(c, "200 OK", ip + "\0")
         elif mode == "newline": answer(c, "200 OK", ip + " \r\n")
         elif mode == "nolen": answer(c, "200 OK", ip, -1)
         elif mode.startswith("slow"):
@@ -262,20 +265,25 @@ d = os.path.join(rdv, key); os.makedirs(d, 0o700, exist_ok=True); os.chmod(rdv, 
 def write(name, text):
     with open(d + "/tmp", "w") as f: f.write(text)
     os.rename(d + "/tmp", d + "/N_%d" % name)
-write(me, json.dumps({"x": [1, {"y": None}], "external_addr": mine, "local_addr": mine}, indent=1))
+if mode != "send-crowded": write(me, json.dumps({"x": [1, {"y": None}], "external_addr": mine, "local_addr": mine}, indent=1))
 if mode == "register": time.sleep(30)
 def shake(c, role, hello=None, bad_proof=False):
     hello = hello or b"PASHLIB1" + struct.pack("!B3xII", role, me, peer) + os.urandom(16)
     c.settimeout(15)
     c.sendall(hello)
     theirs = take(c, 36)
+    if mode == "send-crowded":                      # now it has our HELLO, and the world knocks
+        held.extend(socket.create_connection(c.getpeername()) for i in range(40))
+        time.sleep(0.5)
     assert theirs[:8] == b"PASHLIB1" and theirs[9:12] == bytes(3) and theirs[12:20] == struct.pack("!II", peer, me), theirs
     proof = lambda a, b: hmac.new(key.encode(), b"pashlib proof" + a + b, hashlib.sha256).digest()
     c.sendall(bytes(32) if bad_proof else proof(hello, theirs))
     assert hmac.compare_digest(take(c, 32), proof(theirs, hello)), "bad proof"
     return theirs[8]
-role = 1 if sends else 2
-c = l.accept()[0]
+role, held = 1 if sends else 2, []
+if mode == "send-crowded":
+    with open(d + "/N_%d" % peer) as f: c = socket.create_connection(("127.0.0.1", int(json.load(f)["local_addr"].split(":")[1])))
+else: c = l.accept()[0]
 if mode.startswith("bad"):
     h = b"PASHLIB1" + struct.pack("!B3xII", 2, me, peer) + os.urandom(16)
     h = {"badmagic": b"X" + h[1:], "badrole": h[:8] + b"\3" + h[9:], "badzero": h[:9] + b"\1" + h[10:],
@@ -310,7 +318,7 @@ else:
     data = bytes(range(256)) * 9
     ok = first + frame(data[:1]) + frame(data[1:1000]) + frame(data[1000:])
     end = struct.pack("!IQ", 0, len(data))
-    if mode == "send": c.sendall(ok + end)
+    if mode in ("send", "send-crowded"): c.sendall(ok + end)
     elif mode == "send-trickle":
         for b in ok + end: c.sendall(bytes([b]))
     elif mode == "send-big": c.sendall(ok + struct.pack("!I", (1 << 20) + 1) + b"x")
@@ -1121,6 +1129,7 @@ quiet|in time\|no answer within 2 s
 redirect|GET public-ipv4: status 302
 badtoken|its token is not ASCII
 ipv6|"2001:db8::9" is no public IPv4 address
+nul|"198.51.100.9" is no public IPv4 address
 unspec|"0.0.0.0" is no public IPv4 address
 closed|cut in its head\|reset
 put400|PUT /latest/api/token: status 400
@@ -1379,6 +1388,11 @@ END
     run "$tmp/at" pass PASH_PEER_TIMEOUT_MS=500 $(role rolestale) $P recv stale 1 0 "$tmp/x"
     is 'credentials past their Expiration are fetched anew' 1 "$(($(grep -c '^rolestale.*my+role' "$tmp/imds.log") - before > 2))"
     has 'and used' "$tmp/err" 'recv stale: waiting for node 0'
+    # shellcheck disable=SC2046 # words
+    run "$tmp/at" pass PASH_PEER_TIMEOUT_MS=500 $(role roleonce) $P recv once 1 0 "$tmp/x"
+    is 'a renewal that fails while the old ones are good' 1 "$(($(grep -c '^roleonce.*my+role' "$tmp/imds.log") > 1))"
+    has 'is no failure' "$tmp/err" 'recv once: node 0 did not register'
+    hasnt 'nor is the withdrawal' "$tmp/err" 'withdrawing'
     # how often it looks
     run "$tmp/at" pass2 PASH_PEER_TIMEOUT_MS=4000 $P recv looks 1 0 "$tmp/x"
     looks=$(grep -c '^pass2 [0-9]* GetItem signed.*looks' "$tmp/dynamo.log")
@@ -1559,6 +1573,11 @@ t_connect() {
         done
         is 'a frame of 1 MiB' "$(head -c 1048576 /dev/zero | tr '\0' z | sha256sum)" "$(sha256sum <"$tmp/out1")"
     done
+    bg R $P recv k 1 0 "$tmp/out1"
+    until_true test -f "$tmp/rdv/k/N_1"
+    bg S python3 "$tmp/peer.py" "$tmp/rdv" k 0 1 send-crowded
+    both '40 strangers between HELLO and PROOF' '0 0'
+    rm -rf "$tmp/rdv"
     for mode in send-big send-total send-cutframe send-noend send-cutend; do
         bg S python3 "$tmp/peer.py" "$tmp/rdv" k 0 1 $mode
         bg R $P recv k 1 0 "$tmp/out1"
