@@ -395,7 +395,7 @@ static int settings_read(void) {
 }
 
 /* ---- 3. clock, descriptors, jobs --------------------------------------------------------------
- * Deadlines, the one poll(), sockets, and jobs: children for what would block, ended in time. */
+ * Deadlines, poll(), sockets, and jobs: children for what would block, ended in time. */
 
 typedef struct { long long at; } deadline; /* CLOCK_MONOTONIC, ms; a struct, so no duration fits */
 

@@ -24,6 +24,7 @@ async function signedAgain(req, body) {
   if (!m || !SECRETS[m[1]]) return 'no authorization of ours';
   const d = req.headers['x-amz-date'], names = m[4].split(';'), headers = {};
   for (const need of ['content-type', 'host', 'x-amz-date', 'x-amz-target']) if (!names.includes(need)) return need + ' is not signed';
+  if (m[1] !== 'AKID' && req.headers['x-amz-security-token'] !== 'session+token/==') return 'the token is missing';
   if (req.headers['x-amz-security-token'] && !names.includes('x-amz-security-token')) return 'the token is not signed';
   for (const n of names) headers[n] = req.headers[n];
   const when = new Date(d.replace(/^(....)(..)(..T..)(..)(..Z)$/, '$1-$2-$3:$4:$5'));
