@@ -108,8 +108,7 @@ static int addr_same(const struct addr *a, const struct addr *b) {
 }
 
 static int addr_is_loopback(const struct addr *a) {
-    static const unsigned char v6[16] = { [15] = 1 };
-    return addr_is_v4(a) ? a->ip[12] == 127 : memcmp(a->ip, v6, 16) == 0;
+    return addr_is_v4(a) ? a->ip[12] == 127 : memcmp(a->ip, &in6addr_loopback, 16) == 0;
 }
 
 /* Whether it can be one host's: not unspecified, multicast or the limited broadcast address. */
@@ -131,33 +130,25 @@ static const char *addr_text(const struct addr *a, char *text) {
 }
 #define SHOW(a) addr_text(a, (char[ADDR_TEXT]){ 0 })            /* until the end of the block */
 
-/* As the kernel takes it, for a socket of FAMILY. Returns its size; 0: not in that family. */
+/* As the kernel takes it, for a socket of FAMILY. Returns its size; 0: not in that family. Copied
+ * into OUT as bytes: a store through another type's pointer may be moved (C99, 6.5). */
 static socklen_t addr_to_kernel(const struct addr *a, int family, struct sockaddr_storage *out) {
-    struct sockaddr_in *in4 = (void *)out;
-    struct sockaddr_in6 *in6 = (void *)out;
-    *out = (struct sockaddr_storage){ .ss_family = (sa_family_t)family };
-    if (family == AF_INET) {
-        memcpy(&in4->sin_addr, a->ip + 12, 4);
-        in4->sin_port = htons((uint16_t)a->port);
-        return addr_is_v4(a) ? sizeof *in4 : 0;
-    }
-    memcpy(&in6->sin6_addr, a->ip, 16);
-    in6->sin6_port = htons((uint16_t)a->port);
-    return sizeof *in6;
+    struct sockaddr_in in4 = { .sin_family = AF_INET, .sin_port = htons((uint16_t)a->port) };
+    struct sockaddr_in6 in6 = { .sin6_family = AF_INET6, .sin6_port = in4.sin_port };
+    memcpy(&in4.sin_addr, a->ip + 12, 4);
+    memcpy(&in6.sin6_addr, a->ip, 16);
+    if (family == AF_INET) memcpy(out, &in4, sizeof in4);
+    else memcpy(out, &in6, sizeof in6);
+    return family != AF_INET ? sizeof in6 : addr_is_v4(a) ? sizeof in4 : 0;
 }
 
 static struct addr addr_from_kernel(const struct sockaddr_storage *from) {
     const struct sockaddr_in *in4 = (const void *)from;
     const struct sockaddr_in6 *in6 = (const void *)from;
-    struct addr a = { { 0 }, 0 };
-    if (from->ss_family == AF_INET) {
-        memcpy(a.ip, v4_prefix, 12);
-        memcpy(a.ip + 12, &in4->sin_addr, 4);
-        a.port = ntohs(in4->sin_port);
-    } else if (from->ss_family == AF_INET6) {
-        memcpy(a.ip, &in6->sin6_addr, 16);
-        a.port = ntohs(in6->sin6_port);
-    }
+    int v4 = from->ss_family == AF_INET;
+    struct addr a = { { 0 }, ntohs(v4 ? in4->sin_port : in6->sin6_port) };
+    memcpy(a.ip, v4 ? v4_prefix : (const void *)&in6->sin6_addr, v4 ? 12 : 16);
+    if (v4) memcpy(a.ip + 12, &in4->sin_addr, 4);
     return a;
 }
 
@@ -167,21 +158,25 @@ static struct addr addr_from_kernel(const struct sockaddr_storage *from) {
 enum { LOG_ERROR, LOG_INFO, LOG_DEBUG };
 enum { RDV_UNSET, RDV_DIR, RDV_DYNAMODB };
 enum { SERVERS_MAX = 8, PLACE_MAX = 1024, MS_MAX = 86400000 };
-struct host { char name[HOST_MAX]; unsigned port; };
+struct host { char name[HOST_MAX]; unsigned port; int tcp; };
 struct url { struct host at; int tls; char authority[HOST_MAX + 16], path[256]; };
 struct servers { int n; struct host at[SERVERS_MAX]; };
 struct place { int kind; char name[PLACE_MAX], text[PLACE_MAX + 80]; }; /* NAME: of PATH or TABLE */
+
+typedef struct { long long at; } deadline; /* CLOCK_MONOTONIC, ms; a struct, so no duration fits */
+struct job { pid_t pid; int fd; };          /* fd: a stream socket that leads to it; pid 0: none */
 
 struct stream {
     int sends;                             /* 1: from PATH to the peer; 0: from the peer to PATH */
     const char *key, *path;
     unsigned me, peer;                      /* node numbers */
-    int listener, udp;                      /* both on the stream's port; -1: none */
+    int listener, udp, stun;                /* on the stream's port; -1: none; stun: see settle() */
     struct addr local, external;            /* what the peer is told */
-    const char *source, *mapping;          /* whence the external address; NULL: not known (yet) */
+    const char *source;                     /* whence the external address; NULL: not known yet */
+    enum { MAPPING_UNKNOWN, MAPPING_INDEPENDENT, MAPPING_DEPENDENT } mapping;
     char why[WHY_MAX];                      /* why STUN did not give it */
-    pid_t child, rdv;                       /* its processes; 0: none, or ended */
-    long long rdv_end;                  /* until when the latter may take, once the former ended */
+    struct job child, rdv;                  /* its processes */
+    deadline rdv_end;                       /* of the latter, once the former has ended */
 };
 
 static struct settings {
@@ -189,8 +184,8 @@ static struct settings {
     struct addr public_addr, public_ip;     /* all zero: not set */
     struct servers stun;
     struct place rdv;
-    struct url imds, dynamodb, endpoint;    /* the last two: no host, where not set */
-    const char *region, *default_region, *key_id, *secret, *token;      /* NULL: not set */
+    struct url imds, dynamodb;              /* dynamodb: port 0 where not set */
+    const char *region, *key_id, *secret, *token;           /* NULL: not set */
     int purse[2];                           /* a pair of sockets, in which the credentials lie */
     const struct stream *who;               /* whom log lines are about; NULL: the process */
 } set = { .level = LOG_INFO };
@@ -289,11 +284,11 @@ static int parse_servers(void *at, const char *v, char *why) {
         size_t len = strcspn(v, ",");
         struct host *h = &list->at[list->n];
         if (list->n == SERVERS_MAX) return fail(why, "want at most %d servers", SERVERS_MAX);
-        if (len == 0 || len >= sizeof item) return fail(why, "want [udp:]HOST[:PORT],...");
+        if (len == 0 || len >= sizeof item) return fail(why, "want [udp:|tcp:]HOST[:PORT],...");
         snprintf(item, sizeof item, "%.*s", (int)len, v);
-        if (strncmp(item, "tcp:", 4) == 0) return fail(why, "tcp: servers are not supported yet");
+        h->tcp = strncmp(item, "tcp:", 4) == 0;
         h->port = 3478;                                         /* RFC 8489, 18.6 */
-        if (!parse_host(h, strncmp(item, "udp:", 4) == 0 ? item + 4 : item, why)) return 0;
+        if (!parse_host(h, item + (h->tcp || !strncmp(item, "udp:", 4) ? 4 : 0), why)) return 0;
         list->n++;
         if (!*(v += len)) return 1;
     }
@@ -315,6 +310,13 @@ static int parse_place(void *at, const char *v, char *why) {
     return fail(why, "want a TABLE of 3 to 255 letters, digits, - _ and .");
 }
 
+static int parse_word(void *at, const char *v, char *why) {
+    for (const char *c = v; *c; c++)
+        if (*c <= ' ' || *c > '~') return fail(why, "want printable ASCII without blanks");
+    *(const char **)at = v;
+    return 1;
+}
+
 static int parse_url(void *at, const char *v, char *why) {
     struct url *u = at;
     size_t len, path;
@@ -326,22 +328,15 @@ static int parse_url(void *at, const char *v, char *why) {
     path = strlen(v + len);
     while (path && v[len + path - 1] == '/') path--;
     if (len >= sizeof u->authority || path >= sizeof u->path) return fail(why, "it is too long");
-    for (size_t i = len; i < len + path; i++)
-        if (v[i] <= ' ' || v[i] > '~') return fail(why, "its path is not printable ASCII");
     snprintf(u->authority, sizeof u->authority, "%.*s", (int)len, v);
     snprintf(u->path, sizeof u->path, "%.*s", (int)path, v + len);
+    if (!parse_word(&v, u->path, why)) return fail(why, "its path is not printable ASCII");
     u->at.port = 80;
     return parse_host(&u->at, u->authority, why);
 }
 
-static int parse_word(void *at, const char *v, char *why) {
-    for (const char *c = v; *c; c++)
-        if (*c <= ' ' || *c > '~') return fail(why, "want printable ASCII without blanks");
-    *(const char **)at = v;
-    return 1;
-}
-
-/* Every setting: this table parses them and prints --help; the tests hold README against it. */
+/* Every setting: this table parses them and prints --help; the tests hold README against it. Of two
+ * rows for one member, the upper counts. */
 static const struct setting {
     const char *name, *unset;               /* UNSET: the value where there is none, or NULL */
     int (*parse)(void *at, const char *v, char *why);
@@ -362,33 +357,30 @@ static const struct setting {
     ROW("AWS_EC2_METADATA_DISABLED", NULL, true, imds_off, "true: do not ask IMDS"),
     ROW("AWS_EC2_METADATA_V1_DISABLED", NULL, true, imds_v1_off, "true: IMDSv2 or nothing"),
     ROW("AWS_REGION", NULL, word, region, "region of the DynamoDB table"),
-    ROW("AWS_DEFAULT_REGION", NULL, word, default_region, "the same, where AWS_REGION is not set"),
+    ROW("AWS_DEFAULT_REGION", NULL, word, region, "the same, where AWS_REGION is not set"),
     ROW("AWS_ACCESS_KEY_ID", NULL, word, key_id, "credentials; else the instance role's"),
     ROW("AWS_SECRET_ACCESS_KEY", NULL, word, secret, "the secret that belongs to it"),
     ROW("AWS_SESSION_TOKEN", NULL, word, token, "the token, where it is temporary"),
     ROW("AWS_ENDPOINT_URL_DYNAMODB", NULL, url, dynamodb, "http://HOST[:PORT] of DynamoDB"),
-    ROW("AWS_ENDPOINT_URL", NULL, url, endpoint, "the same, for want of the former"),
+    ROW("AWS_ENDPOINT_URL", NULL, url, dynamodb, "the same, for want of the former"),
 };
 
-static const char *environment(const char *name) { /* an empty value is as good as none */
-    const char *v = getenv(name);
-    return v && *v ? v : NULL;
-}
-
-/* Read the environment into `set`, every value checked, used or not. 0: said which are wrong. */
+/* Read the environment into `set`, every value checked, used or not; an empty one is as good as
+ * none. 0: said which are wrong. */
 static int settings_read(void) {
     char why[WHY_MAX], dflt[PATH_MAX];
-    const char *tmp = environment("TMPDIR") ? environment("TMPDIR") : "/tmp";
+    const char *v, *tmp = getenv("TMPDIR");
     int bad = 0;
-    for (const struct setting *t = table; t < table + COUNT(table); t++) {
-        const char *v = environment(t->name) ? environment(t->name) : t->unset;
+    for (const struct setting *t = table + COUNT(table); t-- > table;) {
+        if (!(v = getenv(t->name)) || !*v) v = t->unset;
         if (!v || t->parse(t->at, v, why)) continue;
         if (strstr(t->name, "SECRET") || strstr(t->name, "TOKEN")) v = "(not shown)";
         say(LOG_ERROR, "%s is \"%s\": %s", t->name, v, why);
         bad = 1;
     }
-    snprintf(dflt, sizeof dflt, "dir:%s/pashlib-%lu", tmp, (unsigned long)geteuid());
-    if (set.region || set.default_region) strcpy(dflt, "dynamodb:rdv");
+    if (!tmp || !*tmp) tmp = "/tmp";
+    snprintf(dflt, sizeof dflt, set.region ? "dynamodb:rdv" : "dir:%s/pashlib-%lu", tmp,
+             (unsigned long)geteuid());
     if (set.rdv.kind != RDV_UNSET || parse_place(&set.rdv, dflt, why)) return !bad;
     say(LOG_ERROR, "TMPDIR is \"%s\": %s", tmp, why);
     return 0;
@@ -396,8 +388,6 @@ static int settings_read(void) {
 
 /* ---- 3. clock, descriptors, jobs --------------------------------------------------------------
  * Deadlines, poll(), sockets, and jobs: children for what would block, ended in time. */
-
-typedef struct { long long at; } deadline; /* CLOCK_MONOTONIC, ms; a struct, so no duration fits */
 
 static long long clock_ms(clockid_t clock) {
     struct timespec t;
@@ -457,10 +447,16 @@ static int socket_open(int type) {
     return fd;
 }
 
+/* Close FD without a trace: by a reset, where TCP would keep its two ports in TIME_WAIT. */
+static void close_now(int *fd) {
+    struct linger none = { 1, 0 };
+    if (*fd >= 0) setsockopt(*fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+    close_fd(fd);
+}
+
 /* The address that FD has; before it is bound: the unspecified one of its family, and port 0. */
 static struct addr socket_address(int fd, struct sockaddr_storage *kernel) {
     socklen_t len = sizeof *kernel;
-    memset(kernel, 0, sizeof *kernel);
     getsockname(fd, (struct sockaddr *)kernel, &len);
     return addr_from_kernel(kernel);
 }
@@ -471,6 +467,14 @@ static int socket_bind(int fd, unsigned port) {
     struct addr a = socket_address(fd, &any);
     a.port = port;
     return bind(fd, (struct sockaddr *)&any, addr_to_kernel(&a, any.ss_family, &any)) == 0;
+}
+
+/* A socket on PORT, which others of this process have, too. -1: errno, which close() leaves. */
+static int socket_on(int type, unsigned port) {
+    int fd = socket_open(type);
+    if (fd >= 0 && !(set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1)
+        && set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1) && socket_bind(fd, port))) close_fd(&fd);
+    return fd;
 }
 
 /* Connect, without waiting. 0: done. Otherwise an error number, EINPROGRESS among others. */
@@ -489,19 +493,8 @@ static int socket_error(int fd) {
     return getsockopt(fd, SOL_SOCKET, SO_ERROR, &e, &len) < 0 ? errno : e;
 }
 
-/* First in every new child: it ends with PARENT, and SIGPIPE is an error of a write. */
-static void child_begin(pid_t parent) {
-#ifdef __linux__
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-#endif
-    if (getppid() != parent) _exit(1);                          /* it went before prctl() */
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGCHLD, SIG_DFL);
-    signal(SIGALRM, SIG_DFL);
-}
-
-struct job { pid_t pid; int fd; };          /* fd: a stream socket that leads to it; pid 0: none */
-/* Run RUN(its end of a socket pair, ARG) in a child. 1: *J is set. 0: WHY. */
+/* Run RUN(its end of a socket pair, ARG) in a child, which ends with us and to which SIGPIPE is an
+ * error of a write. 1: *J is set. 0: WHY. */
 static int job_start(struct job *j, void (*run)(int, const void *), const void *arg, char *why) {
     int fd[2];
     pid_t parent = getpid();
@@ -509,7 +502,11 @@ static int job_start(struct job *j, void (*run)(int, const void *), const void *
         return fail(why, "socketpair: %s", strerror(errno));
     j->pid = fork();
     if (j->pid == 0) {
-        child_begin(parent);
+#ifdef __linux__
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+#endif
+        if (getppid() != parent) _exit(1);                      /* it went before prctl() */
+        signal(SIGPIPE, SIG_IGN);
         close(fd[0]);
         run(fd[1], arg);
         _exit(0);
@@ -564,9 +561,9 @@ static void lookup_job(int fd, const void *arg) {
 }
 
 /* ---- 4. STUN (RFC 8489): ask a server from which address it sees us ---------------------------
- * Decoding is pure; stun_start(), stun_send() and stun_read() touch the network (UDP). */
+ * Decoding is pure; stun_start(), stun_send() and stun_read() touch the network. */
 
-enum { STUN_MAX = 1500, STUN_RTO_MS = 500, STUN_SENDS = 5 };
+enum { STUN_MAX = 2048, STUN_RTO_MS = 500, STUN_SENDS = 5 };
 enum { STUN_DROP, STUN_ADDRESS, STUN_ERROR };
 static const unsigned char stun_cookie[4] = { 0x21, 0x12, 0xa4, 0x42 };
 
@@ -615,8 +612,9 @@ static int stun_decode(const unsigned char *m, size_t len, const unsigned char *
 
 struct query {
     enum { QUERY_NEW, QUERY_WAITS, QUERY_ANSWERED, QUERY_FAILED } state;
-    int fd, next, sends, slot;              /* UDP; its next address; sent; where poll() has it */
-    unsigned char id[12];
+    int fd, tcp, next, sends, slot;         /* its next address; sent; where poll() has it */
+    unsigned char id[12], in[STUN_MAX];     /* in: HAVE bytes of an answer */
+    size_t have;
     deadline resend;
     struct addr mapped;
     char why[WHY_MAX];
@@ -624,46 +622,56 @@ struct query {
 
 static void stun_failed(struct query *q, int error) {             /* gives this address up */
     fail(q->why, "%s", strerror(error));
-    close_fd(&q->fd);
+    close_now(&q->fd);
 }
 
-/* Send the request, after 0, 500, 1500, 3500 and 7500 ms (RFC 8489, 6.2.1). */
+/* Send the request: by UDP after 0, 500, 1500, 3500 and 7500 ms (RFC 8489, 6.2.1), by TCP once, as
+ * soon as poll() says that it is connected (6.2.2). */
 static void stun_send(struct query *q) {
     unsigned char m[20] = { 0, 1, 0, 0 };       /* Binding request, no attributes (RFC 8489, 5) */
     memcpy(m + 4, stun_cookie, 4);
     memcpy(m + 8, q->id, 12);
-    q->resend = after(++q->sends < STUN_SENDS ? STUN_RTO_MS / 2 << q->sends : MS_MAX);
+    q->sends++;
+    q->resend = after(q->tcp || q->sends == STUN_SENDS ? MS_MAX : STUN_RTO_MS / 2 << q->sends);
     if (send(q->fd, m, sizeof m, MSG_NOSIGNAL) < 0 && !would_block()) stun_failed(q, errno);
 }
 
-/* Ask the next of the server's addresses that can be asked, from UDP port PORT. */
+/* Ask the next of the server's addresses that can be asked, from PORT. */
 static void stun_start(struct query *q, const struct lookup *server, unsigned port) {
     int error;
     if (server->n == 0) fail(q->why, "%s", server->why);
     for (; q->fd < 0 && q->next < server->n; q->next++) {
-        q->fd = socket_open(SOCK_DGRAM);
         q->sends = 0;
+        q->have = 0;
+        q->resend = after(MS_MAX);
         random_bytes(q->id, sizeof q->id);
-        if (q->fd < 0 || !set_option(q->fd, SOL_SOCKET, SO_REUSEADDR, 1)
-            || !socket_bind(q->fd, port)) stun_failed(q, errno);
-        else if ((error = socket_connect(q->fd, &server->at[q->next])) != 0) stun_failed(q, error);
-        else stun_send(q);
+        q->fd = socket_on(q->tcp ? SOCK_STREAM : SOCK_DGRAM, port);
+        error = q->fd < 0 ? errno : socket_connect(q->fd, &server->at[q->next]);
+        if (error && error != EINPROGRESS) stun_failed(q, error);
+        else if (!q->tcp) stun_send(q);
     }
     q->state = q->fd < 0 ? QUERY_FAILED : QUERY_WAITS;
 }
 
-/* Take a datagram. An error of the socket (an ICMP message, a local firewall) ends this address of
- * the server, an error response the server. What else is no good answer is dropped. */
+/* Take a datagram, or what has come of an answer by TCP. An error of the socket (an ICMP message, a
+ * local firewall, a reset) ends this address of the server, and so does what cannot be framed; an
+ * error response ends the server. What else is no good answer is dropped. */
 static void stun_read(struct query *q) {
-    unsigned char m[STUN_MAX];
-    ssize_t n = recv(q->fd, m, sizeof m, 0);
-    if (n < 0 && !would_block()) stun_failed(q, errno);
-    if (n < 0) return;
-    int got = stun_decode(m, (size_t)n, q->id, &q->mapped, q->why);
-    say(LOG_DEBUG, "%zd bytes from a STUN server: %s", n, got == STUN_ADDRESS ? "good" : q->why);
+    size_t whole = !q->tcp ? STUN_MAX : q->have < 20 ? 20 : 20 + (size_t)get(q->in + 2, 2);
+    ssize_t n = recv(q->fd, q->in + q->have, whole - q->have, 0);
+    if (n < 0 && would_block()) return;
+    if (n < 0 || (n == 0 && q->tcp)) { stun_failed(q, n ? errno : ECONNRESET); return; }
+    q->have += (size_t)n;
+    if (q->tcp && q->have == 20) whole = 20 + (size_t)get(q->in + 2, 2);
+    if (whole > STUN_MAX) { stun_failed(q, EMSGSIZE); return; }
+    if (q->tcp && q->have < whole) return;
+    int got = stun_decode(q->in, q->have, q->id, &q->mapped, q->why);
+    say(LOG_DEBUG, "%zu bytes from a STUN server: %s", q->have,
+        got == STUN_ADDRESS ? "good" : q->why);
+    q->have = 0;
     if (got == STUN_DROP) return;
     q->state = got == STUN_ADDRESS ? QUERY_ANSWERED : QUERY_FAILED;
-    close_fd(&q->fd);
+    if (!q->tcp || got == STUN_ERROR) close_now(&q->fd);          /* else the mapping could go */
 }
 
 /* ---- 5. HTTP and the instance metadata service (IMDS) -----------------------------------------
@@ -674,21 +682,6 @@ enum { HTTP_MAX = 1 << 20, IMDS_MAX = 16384, TOKEN_MAX = 3072 };        /* bytes
 enum { IMDS_MS = 2000, IMDS_TOKEN_MS = 1000 };
 enum { HTTP_NOT_CONNECTED, HTTP_NO_ANSWER };    /* what may stand in place of a status */
 struct http { int status; size_t body, body_len; };           /* body: its offset in the message */
-
-/* The value of header NAME in the head at M, whose LEN bytes end in an empty line, into VALUE (64
- * bytes). 1: it is there; what does not fit is cut, and no number any more. */
-static int http_header(const char *m, size_t len, const char *name, char *value) {
-    size_t n = strlen(name), cut = 0;
-    for (const char *last = m + len - 1; (m = memchr(m, '\n', (size_t)(last - m))) != NULL;) {
-        if (strncasecmp(++m, name, n) != 0 || m[n] != ':') continue;
-        for (m += n + 1; *m == ' ' || *m == '\t'; m++) continue;
-        for (; *m > ' ' && cut < 63; cut++) value[cut] = *m++;
-        if (cut == 63) value[0] = '?';
-        value[cut] = 0;
-        return 1;
-    }
-    return 0;
-}
 
 /* Join a body's chunks (RFC 9112, 7.1). 1: *LEN bytes. 0: WHY; if empty, wait, none was moved. */
 static int http_chunks(char *body, size_t *len, char *why) {
@@ -714,25 +707,29 @@ static int http_chunks(char *body, size_t *len, char *why) {
 /* Decode the LEN bytes at M, an HTTP/1.x response (RFC 9112). ENDED: the server has closed, which
  * ends a body without Content-Length. 1: *H is set. 0: WHY; where it is empty, more is to come. */
 static int http_decode(char *m, size_t len, int ended, struct http *h, char *why) {
-    const char *line = m, *eol;
-    char value[64] = "";
+    const char *line = m, *eol, *chunked = NULL, *value = NULL; /* value: of Content-Length */
+    char code[4] = "";
     unsigned long n;
     why[0] = 0;
-    while ((eol = memchr(line, '\n', len - (size_t)(line - m))) && eol - line > (*line == '\r'))
+    while ((eol = memchr(line, '\n', len - (size_t)(line - m))) && eol - line > (*line == '\r')) {
+        if (strncasecmp(line, "Transfer-Encoding:", 18) == 0) chunked = line;
+        if (!value && strncasecmp(line, "Content-Length:", 15) == 0) value = line + 15;
         line = eol + 1;                                         /* up to the empty line */
+    }
     if (!eol) return ended ? fail(why, "the answer is cut in its head") : 0;
     h->body = (size_t)(eol + 1 - m);
     h->body_len = len - h->body;
     if (h->body < 14 || memcmp(m, "HTTP/1.", 7) != 0 || m[8] != ' '
-        || !number(memcpy(value, m + 9, 3), 599, &n) || n < 100)
+        || !number(memcpy(code, m + 9, 3), 599, &n) || n < 100)
         return fail(why, "it is no HTTP response");
     h->status = (int)n;
-    if (http_header(m, h->body, "Transfer-Encoding", value)) {
-        if (http_chunks(m + h->body, &h->body_len, why)) return 1;
-        return !ended || why[0] ? 0 : fail(why, "the body is cut in its chunks");
-    }
-    if (!http_header(m, h->body, "Content-Length", value)) return ended;
-    if (!number(value, HTTP_MAX, &n)) return fail(why, "Content-Length is \"%s\"", value);
+    if (chunked && http_chunks(m + h->body, &h->body_len, why)) return 1;
+    if (chunked) return !ended || why[0] ? 0 : fail(why, "the body is cut in its chunks");
+    if (!value) return ended;
+    value += strspn(value, " \t");
+    n = *value > ' ' ? strtoul(value, NULL, 10) : ULONG_MAX;    /* it would skip the line's end */
+    if (!memchr(" \t\r\n", value[strspn(value, "0123456789")], 4) || n > HTTP_MAX)
+        return fail(why, "Content-Length is \"%.*s\"", (int)strcspn(value, " \t\r\n"), value);
     if (h->body_len < n)
         return ended ? fail(why, "the body is cut: %zu of %lu bytes", h->body_len, n) : 0;
     h->body_len = n;
@@ -756,60 +753,53 @@ static int http_connect(const struct lookup *to, deadline end, char *why) {
 /* Send REQUEST to TO; the answer, a NUL behind it, comes into M (MAX bytes). 1: *H. 0: WHY. */
 static int http_ask(const struct lookup *to, const char *request, char *m, size_t max,
                     struct http *h, deadline end, char *why) {
-    size_t sent = 0, len = strlen(request), have = 0;
-    ssize_t n;
+    size_t have = 0;
     int fd = http_connect(to, end, why), done = 0;
     h->status = fd < 0 ? HTTP_NOT_CONNECTED : HTTP_NO_ANSWER;
-    while (fd >= 0 && !done) {
-        int sends = sent < len;
-        if (!wait_for_one(fd, sends ? POLLOUT : POLLIN, end) && ms_left(end)) continue;
-        if (!ms_left(end)) { fail(why, "no whole answer in time"); break; }
-        n = sends ? send(fd, request + sent, len - sent, MSG_NOSIGNAL)
-                  : recv(fd, m + have, max - 1 - have, 0);
-        if (n < 0 && would_block()) continue;
-        if (n < 0) { fail(why, "%s", strerror(errno)); break; }
-        if (sends) { sent += (size_t)n; continue; }
-        have += (size_t)n;
-        done = http_decode(m, have, n == 0, h, why);
-        if (!done && !why[0] && have == max - 1) fail(why, "the answer is too long");
-        if (why[0]) break;
+    if (fd < 0) return 0;
+    for (why[0] = 0; !done && !why[0];) {
+        wait_for_one(fd, *request ? POLLOUT : POLLIN, end);
+        ssize_t n = *request ? send(fd, request, strlen(request), MSG_NOSIGNAL)
+                             : recv(fd, m + have, max - 1 - have, 0);
+        if (!ms_left(end)) fail(why, "no whole answer in time");
+        else if (n < 0 && !would_block()) fail(why, "%s", strerror(errno));
+        else if (n >= 0 && *request) request += n;
+        else if (n >= 0) {
+            have += (size_t)n;
+            done = http_decode(m, have, n == 0, h, why);
+            if (!done && !why[0] && have == max - 1) fail(why, "the answer is too long");
+        }
     }
     close_fd(&fd);
     if (done) m[h->body + h->body_len] = 0;
     return done;
 }
 
-/* One request to IMDS, HTTP/1.0. HEADERS: lines with their ends, or "". 1: *H is set. 0: WHY. */
-static int imds_ask(const struct lookup *to, const char *method, const char *path,
-                    const char *headers, char *m, struct http *h, deadline end, char *why) {
-    char request[IMDS_MAX];
-    snprintf(request, sizeof request, "%s %s%s HTTP/1.0\r\nHost: %s\r\n%s\r\n",
-             method, set.imds.path, path, set.imds.authority, headers);
-    return http_ask(to, request, m, IMDS_MAX, h, end, why);
-}
-
 /* GET PATH from IMDS into M (IMDS_MAX bytes): IMDSv2, or v1 where no token is to be had. 0: WHY. */
 static int imds_get(const char *path, char *m, struct http *h, deadline end, char *why) {
-    static const char ttl[] = "X-aws-ec2-metadata-token-ttl-seconds: 60\r\nContent-Length: 0\r\n";
+    const char *root = set.imds.path, *host = set.imds.authority;
+    char request[IMDS_MAX], header[TOKEN_MAX + 64] = "";
     struct lookup to = { 0 };
-    char headers[TOKEN_MAX + 64] = "";
-    deadline token_end = sooner(end, after(IMDS_TOKEN_MS));
     lookup_now(&set.imds.at, &to);
-    if (imds_ask(&to, "PUT", "/latest/api/token", ttl, m, h, token_end, why)) {
+    snprintf(request, sizeof request, "PUT %s/latest/api/token HTTP/1.0\r\nHost: %s\r\n"
+             "X-aws-ec2-metadata-token-ttl-seconds: 60\r\nContent-Length: 0\r\n\r\n", root, host);
+    if (http_ask(&to, request, m, IMDS_MAX, h, sooner(end, after(IMDS_TOKEN_MS)), why)) {
         const char *token = m + h->body;
         int s = h->status;
-        for (size_t i = 0; i < h->body_len && s == 200; i++)
-            if (token[i] <= ' ' || token[i] > '~') return fail(why, "its token is not ASCII");
-        if (s == 200 && (h->body_len == 0 || h->body_len > TOKEN_MAX))
-            return fail(why, "its token has %zu bytes", h->body_len);
-        if (s == 200) sprintf(headers, "X-aws-ec2-metadata-token: %.*s\r\n", TOKEN_MAX, token);
         fail(why, "PUT /latest/api/token: status %d", s);
         if (s != 200 && s != 401 && s != 403 && s != 404 && s != 405 && s < 500) return 0;
+        if (s == 200 && (h->body_len == 0 || h->body_len > TOKEN_MAX))
+            return fail(why, "its token has %zu bytes", h->body_len);
+        if (s == 200 && (strlen(token) != h->body_len || !parse_word(&token, token, why)))
+            return fail(why, "its token is not ASCII");
+        if (s == 200) sprintf(header, "X-aws-ec2-metadata-token: %.*s\r\n", TOKEN_MAX, token);
     }
     size_t n = strlen(why);
-    if (!*headers && set.imds_v1_off)
+    if (!*header && set.imds_v1_off)
         return snprintf(why + n, WHY_MAX - n, ", and AWS_EC2_METADATA_V1_DISABLED is true") < 0;
-    return imds_ask(&to, "GET", path, headers, m, h, end, why);
+    snprintf(request, sizeof request, "GET %s%s HTTP/1.0\r\nHost: %s\r\n%s\r\n", root, path, host,
+             header);
+    return http_ask(&to, request, m, IMDS_MAX, h, end, why);
 }
 
 struct imds_answer { int good; struct addr ip; char why[WHY_MAX]; };
@@ -823,9 +813,8 @@ static void imds_job(int fd, const void *arg) {
         while (h.body_len && memchr(" \t\r\n", text[h.body_len - 1], 4)) text[--h.body_len] = 0;
         if (h.status == 404) fail(a.why, "this instance has no public IPv4 address");
         else if (h.status != 200) fail(a.why, "GET public-ipv4: status %d", h.status);
-        else if (strlen(text) != h.body_len || strchr(text, ':') || !ip_parse(text, &a.ip)
-                 || !ip_usable(&a.ip)) fail(a.why, "\"%.64s\" is no public IPv4 address", text);
-        else a.good = 1;
+        else a.good = (strlen(text) == h.body_len && !strchr(text, ':') && ip_parse(text, &a.ip)
+            && ip_usable(&a.ip)) || fail(a.why, "\"%.64s\" is no public IPv4 address", text);
     }
     job_write(fd, &a, sizeof a);
 }
@@ -834,16 +823,17 @@ static void imds_job(int fd, const void *arg) {
  * STUN has a head start; then the fallback chain is asked too: PASH_PUBLIC_ADDR, PASH_PUBLIC_IP,
  * IMDS, the local address. Touches the network: listens on a port a stream, asks STUN and IMDS. */
 
-enum { HEAD_START_MS = 750 };
+enum { HEAD_START_MS = 750, SECOND_MS = 100 };
 struct discovery {
     struct stream *streams;
-    int n, servers, both;                   /* both: wait for two answers, within the head start */
+    int n, servers, both;                   /* both: two answers are worth the whole head start */
     struct query *queries;                  /* of stream i to server k: [i * servers + k] */
     struct pollfd *fds;                     /* of the jobs, then of the queries that wait */
     struct job jobs[SERVERS_MAX + 1];       /* [k] looks server k up, [servers] asks IMDS */
     struct lookup found[SERVERS_MAX];
     struct imds_answer meta;
-    deadline head, end, imds_end;           /* of the head start; of STUN; of IMDS, 0: not asked */
+    deadline head, second;                  /* of the head start; of the wait for a second answer */
+    deadline end, imds_end;                 /* of STUN; of IMDS, 0: not asked */
 };
 
 /* Take a port for S: FIRST, or the next that is free; 0: any. TCP and UDP, each without sharing, so
@@ -860,6 +850,7 @@ static int port_take(struct stream *s, unsigned first, char *why) {
             s->local.port = socket_address(s->listener, &ss).port;
             if (socket_bind(s->udp, s->local.port)
                 && set_option(s->udp, SOL_SOCKET, SO_REUSEADDR, 1)
+                && set_option(s->udp, SOL_SOCKET, SO_REUSEPORT, 1)
                 && set_option(s->listener, SOL_SOCKET, SO_REUSEPORT, 1)) return 1;
         }
         if (errno != EADDRINUSE) return fail(why, "port %u: %s", first, strerror(errno));
@@ -906,29 +897,39 @@ static void stun_reasons(const struct discovery *d, int i, char *why) {
         char late[64];
         snprintf(late, sizeof late, "no answer%s within %d ms", q->state == QUERY_NEW ?
                  " from the resolver" : "", ms_left(d->end) ? HEAD_START_MS : set.stun_ms);
-        at += (size_t)snprintf(why + at, WHY_MAX - at, "%s%s:%u: %s", k ? "; " : "",
-                               set.stun.at[k].name, set.stun.at[k].port,
+        at += (size_t)snprintf(why + at, WHY_MAX - at, "%s%s%s:%u: %s", k ? "; " : "",
+                               q->tcp ? "tcp:" : "", set.stun.at[k].name, set.stun.at[k].port,
                                q->state == QUERY_FAILED ? q->why : late);
     }
 }
 
-/* Decide on the external address of stream number I. 1: decided. 0: not yet. */
+/* Decide on the external address of stream number I. What TCP gives is exact, so it is preferred,
+ * and its connection kept until the stream's stands, or the mapping could go. A second answer by
+ * the same way shows how the NAT maps (RFC 5780, 4.3). 1: decided. 0: not yet. */
 static int settle(struct discovery *d, int i) {
     struct stream *s = &d->streams[i];
-    const struct query *q = d->queries + i * d->servers, *first = NULL, *second = NULL;
-    int waits = 0, failed;
+    struct query *q = d->queries + i * d->servers, *first[2] = { NULL, NULL };  /* UDP's, TCP's */
+    int waits[2] = { 0, 0 }, failed;
     if (s->source) return 1;
     for (int k = 0; k < d->servers; k++, q++) {
-        waits += q->state == QUERY_NEW || q->state == QUERY_WAITS;
-        if (q->state == QUERY_ANSWERED && !first) first = q;
-        else if (q->state == QUERY_ANSWERED) second = q;
+        struct query *f = first[q->tcp];
+        waits[q->tcp] += q->state == QUERY_NEW || q->state == QUERY_WAITS;
+        if (q->state != QUERY_ANSWERED) continue;
+        if (!f) first[q->tcp] = q;
+        else if (addr_is_v4(&f->mapped) != addr_is_v4(&q->mapped)) continue;
+        else if (!addr_same(&f->mapped, &q->mapped)) s->mapping = MAPPING_DEPENDENT;
+        else if (!s->mapping) s->mapping = MAPPING_INDEPENDENT;
     }
-    failed = !waits || !ms_left(d->end);
-    if (ms_left(d->head) && !failed && (!first || (d->both && !second))) return 0;
-    if (first && second && addr_is_v4(&first->mapped) == addr_is_v4(&second->mapped))
-        s->mapping = addr_same(&first->mapped, &second->mapped) ? "endpoint-independent"
-                                                                : "endpoint-dependent";
-    if (first) return use(s, "stun", &first->mapped, first->mapped.port);
+    failed = !(waits[0] + waits[1]) || !ms_left(d->end);
+    q = first[1] ? first[1] : first[0];
+    if (q && !d->second.at) d->second = d->both ? d->head : after(SECOND_MS);
+    if (!failed && ms_left(d->head) && (!q || (waits[1] && !first[1])
+        || (!s->mapping && ms_left(d->second)))) return 0;
+    if (q) {
+        s->stun = q->tcp ? q->fd : -1;
+        q->fd = q->tcp ? -1 : q->fd;
+        return use(s, "stun", &q->mapped, q->mapped.port);
+    }
     stun_reasons(d, i, s->why);
     if (set.public_addr.port) return use(s, "PASH_PUBLIC_ADDR", &set.public_addr, s->local.port);
     if (ip_usable(&set.public_ip)) return use(s, "PASH_PUBLIC_IP", &set.public_ip, s->local.port);
@@ -955,20 +956,24 @@ static void discovery_send(struct discovery *d) {
 static void discovery_turn(struct discovery *d) {
     struct job *imds = &d->jobs[d->servers];
     deadline next = ms_left(d->head) ? sooner(d->head, d->end) : d->end;
+    if (ms_left(d->second)) next = sooner(next, d->second);
     int nfds = 0, queries = d->n * d->servers;          /* poll() takes no more than may be open */
     for (; nfds <= d->servers; nfds++)
         d->fds[nfds] = (struct pollfd){ d->jobs[nfds].pid ? d->jobs[nfds].fd : -1, POLLIN, 0 };
     for (struct query *q = d->queries; q < d->queries + queries; q++) {
         if (q->state != QUERY_WAITS) continue;
         q->slot = nfds++;
-        d->fds[q->slot] = (struct pollfd){ q->fd, POLLIN, 0 };
+        d->fds[q->slot] = (struct pollfd){ q->fd, q->sends ? POLLIN : POLLOUT, 0 };
         next = sooner(next, q->resend);
     }
     if (imds->pid) next = ms_left(d->end) ? sooner(next, d->imds_end) : d->imds_end;
     wait_for(d->fds, (size_t)nfds, next);
 
     for (struct query *q = d->queries; q < d->queries + queries; q++)
-        if (q->state == QUERY_WAITS && d->fds[q->slot].revents) stun_read(q);
+        if (q->state == QUERY_WAITS && d->fds[q->slot].revents) {
+            if (q->sends) stun_read(q);
+            else stun_send(q);
+        }
     for (int k = 0; k < d->servers; k++) {
         struct lookup *found = &d->found[k];
         if (!d->fds[k].revents) continue;
@@ -1010,7 +1015,10 @@ static int discover(struct stream *s, int n, int both, char *why) {
     for (int i = 0; i < n; i++)
         if (!port_take(&s[i], !set.public_addr.port ? 0 : i ? s[i - 1].local.port + 1
                               : set.public_addr.port, why)) return 0;
-    for (int i = 0; i < n * servers; i++) d.queries[i].fd = -1;
+    for (int i = 0; i < n * servers; i++) {
+        d.queries[i].fd = -1;
+        d.queries[i].tcp = set.stun.at[i % servers].tcp;
+    }
     d.head = after(HEAD_START_MS);
     d.end = after(set.stun_ms);
     for (int k = 0; k < servers; k++) {
@@ -1028,7 +1036,7 @@ static int discover(struct stream *s, int n, int both, char *why) {
         discovery_turn(&d);
     }
     for (int k = 0; k <= servers; k++) job_end(&d.jobs[k]);
-    for (int i = 0; i < n * servers; i++) close_fd(&d.queries[i].fd);
+    for (int i = 0; i < n * servers; i++) close_now(&d.queries[i].fd);
     local_address(&d, &local);
     for (int i = 0; i < n; i++) {
         close_fd(&s[i].udp);
@@ -1046,10 +1054,9 @@ static int discover(struct stream *s, int n, int both, char *why) {
  * Pure. The tests check them against the vectors of FIPS 180-4 and RFC 4231. */
 
 enum { HASH = 32, HASH_BLOCK = 64 };        /* bytes */
-struct sha256 { uint32_t h[8]; uint64_t len; unsigned char block[HASH_BLOCK]; };
 static uint32_t rotr(uint32_t x, int n) { return x >> n | x << (32 - n); }
 
-static void sha256_block(struct sha256 *s) {  /* FIPS 180-4, 6.2.2 */
+static void sha256_block(uint32_t *h, const unsigned char *block) {     /* FIPS 180-4, 6.2.2 */
     static const uint32_t k[64] = {         /* 4.2.2 */
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
@@ -1061,13 +1068,13 @@ static void sha256_block(struct sha256 *s) {  /* FIPS 180-4, 6.2.2 */
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2
     };
     uint32_t w[64], v[8];
-    for (int i = 0; i < 16; i++) w[i] = (uint32_t)get(s->block + 4 * i, 4);
+    for (int i = 0; i < 16; i++) w[i] = (uint32_t)get(block + 4 * i, 4);
     for (int i = 16; i < 64; i++) {
         uint32_t a = w[i - 15], b = w[i - 2];
         w[i] = w[i - 16] + (rotr(a, 7) ^ rotr(a, 18) ^ a >> 3)
              + w[i - 7] + (rotr(b, 17) ^ rotr(b, 19) ^ b >> 10);
     }
-    memcpy(v, s->h, sizeof v);
+    memcpy(v, h, sizeof v);
     for (int i = 0; i < 64; i++) {
         uint32_t a = v[0], b = v[1], c = v[2], e = v[4], f = v[5], g = v[6];
         uint32_t t1 = v[7] + (rotr(e, 6) ^ rotr(e, 11) ^ rotr(e, 25)) + ((e & f) ^ (~e & g))
@@ -1077,51 +1084,37 @@ static void sha256_block(struct sha256 *s) {  /* FIPS 180-4, 6.2.2 */
         v[4] += t1;
         v[0] = t1 + t2;
     }
-    for (int i = 0; i < 8; i++) s->h[i] += v[i];
+    for (int i = 0; i < 8; i++) h[i] += v[i];
 }
 
-static void sha256_begin(struct sha256 *s) {
-    *s = (struct sha256){ .h = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,        /* 5.3.3 */
-                                 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19 } };
-}
-
-static void sha256_add(struct sha256 *s, const void *data, size_t n) {
-    for (const unsigned char *p = data; n; n--) {
-        s->block[s->len++ % HASH_BLOCK] = *p++;
-        if (s->len % HASH_BLOCK == 0) sha256_block(s);
+/* The hash of a block FIRST (or NULL: none) and N bytes at DATA, into OUT (HASH bytes); DATA may be
+ * OUT. Returns OUT. Padding (5.1.1): 0x80, zeros, and, to end a block, the number of bits. */
+static const unsigned char *sha256(const unsigned char *first, const void *data, size_t n,
+                                   unsigned char *out) {
+    uint32_t h[8] = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,                   /* 5.3.3 */
+                      0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19 };
+    const unsigned char *p = data;
+    unsigned char block[HASH_BLOCK];
+    size_t end = (n + 8) / HASH_BLOCK * HASH_BLOCK + HASH_BLOCK, all = n + (first ? HASH_BLOCK : 0);
+    if (first) sha256_block(h, first);
+    for (size_t i = 0; i < end; i++) {
+        block[i % HASH_BLOCK] = i < n ? p[i] : i == n ? 0x80 : 0;
+        if (i == end - 1) put(block + HASH_BLOCK - 8, 8, (uint64_t)all * 8);
+        if (i % HASH_BLOCK == HASH_BLOCK - 1) sha256_block(h, block);
     }
-}
-
-static void sha256_end(struct sha256 *s, unsigned char *out) {    /* padding: 5.1.1 */
-    unsigned char bits[8];
-    put(bits, 8, s->len * 8);
-    sha256_add(s, "\x80", 1);
-    while (s->len % HASH_BLOCK != HASH_BLOCK - sizeof bits) sha256_add(s, "", 1);
-    sha256_add(s, bits, sizeof bits);
-    for (int i = 0; i < 8; i++) put(out + 4 * i, 4, s->h[i]);
-}
-
-static const unsigned char *sha256(const void *data, size_t n, unsigned char *out) {
-    struct sha256 s;
-    sha256_begin(&s);
-    sha256_add(&s, data, n);
-    sha256_end(&s, out);
+    for (int i = 0; i < 8; i++) put(out + 4 * i, 4, h[i]);
     return out;
 }
 
 /* HMAC-SHA-256 of DATA under KEY, into OUT (HASH bytes), which DATA may be. */
 static void hmac(const void *key, size_t key_len, const void *data, size_t n, unsigned char *out) {
     unsigned char block[HASH_BLOCK] = { 0 };
-    struct sha256 s;
-    if (key_len > sizeof block) sha256(key, key_len, block);
+    if (key_len > sizeof block) sha256(NULL, key, key_len, block);
     else memcpy(block, key, key_len);
-    for (int outer = 0; outer < 2; outer++) {
-        for (size_t i = 0; i < sizeof block; i++) block[i] ^= outer ? 0x36 ^ 0x5c : 0x36;
-        sha256_begin(&s);
-        sha256_add(&s, block, sizeof block);
-        sha256_add(&s, outer ? out : data, outer ? HASH : n);
-        sha256_end(&s, out);
-    }
+    for (size_t i = 0; i < sizeof block; i++) block[i] ^= 0x36;
+    sha256(block, data, n, out);
+    for (size_t i = 0; i < sizeof block; i++) block[i] ^= 0x36 ^ 0x5c;
+    sha256(block, out, HASH, out);
 }
 
 static void hex(const unsigned char *p, size_t n, char *text) {   /* text: 2 n + 1 bytes */
@@ -1137,7 +1130,7 @@ static void sigv4(const struct creds *c, const char *date, const char *region, c
     char scope[160], text[320], key[160], digest[2 * HASH + 1];
     const char *const chain[] = { region, service, "aws4_request", text };
     unsigned char k[HASH];
-    hex(sha256(canonical, strlen(canonical), k), HASH, digest);
+    hex(sha256(NULL, canonical, strlen(canonical), k), HASH, digest);
     snprintf(scope, sizeof scope, "%.8s/%.64s/%s/aws4_request", date, region, service);
     snprintf(text, sizeof text, "AWS4-HMAC-SHA256\n%s\n%s\n%s", date, scope, digest);
     snprintf(key, sizeof key, "AWS4%s", c->secret);
@@ -1152,8 +1145,9 @@ static void sigv4(const struct creds *c, const char *date, const char *region, c
  * In a process of its own, so that a slow file system or network never holds up connecting. Touches
  * files below the directory of PASH_RENDEZVOUS, or asks DynamoDB and IMDS. JSON reading is pure. */
 
-enum { REGISTRATION_MAX = 4096, JSON_DEPTH = 32, NAME_LEN = 255, DIR_MAX = PLACE_MAX + 257 };
-enum { REQUEST_MS = 5000, WITHDRAW_MS = 5000, WITHDRAW_HASTE_MS = 1000 };
+enum { REGISTRATION_MAX = 4096, JSON_DEPTH = 32, NAME_LEN = 255, DIR_MAX = PLACE_MAX + 3 * 256 };
+enum { REQUEST_MS = 5000, LOOK_MS = 2500 };     /* a look leaves time to withdraw behind it */
+enum { WITHDRAW_MS = 5000, WITHDRAW_HASTE_MS = 1000 };
 struct json { const char *p, *end; };
 static int json_peek(struct json *j) {      /* the next character behind white space; 0: the end */
     while (j->p < j->end && *j->p && strchr(" \t\r\n", *j->p)) j->p++;
@@ -1161,93 +1155,86 @@ static int json_peek(struct json *j) {      /* the next character behind white s
 }
 
 static int json_eat(struct json *j, int c) { return json_peek(j) == c && j->p++; }
+static int json_next(struct json *j) { return j->p < j->end ? (unsigned char)*j->p++ : 0; }
 
-/* The four hex digits of \u (RFC 8259, 7), at j->p. */
-static int json_hex4(struct json *j, unsigned *v) {
+/* The value of the four hex digits of \u (RFC 8259, 7), or -1. */
+static long json_hex4(struct json *j) {
     char digits[5] = "";
-    if (j->end - j->p < 4) return 0;
-    memcpy(digits, j->p, 4);
-    j->p += 4;
-    *v = (unsigned)strtoul(digits, NULL, 16);
-    return strspn(digits, "0123456789abcdefABCDEF") == 4;
+    for (int i = 0; i < 4; i++) digits[i] = (char)json_next(j);
+    return strspn(digits, "0123456789abcdefABCDEF") == 4 ? strtol(digits, NULL, 16) : -1;
 }
 
 /* What stands behind a backslash, as UTF-8 (RFC 3629, 3) into OUT. Returns its length, 1 to 4
  * bytes; 0: it is no escape, or a NUL, or half of a surrogate pair. */
 static size_t json_escape(struct json *j, char *out) {
     static const char names[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
-    const char *e = j->p < j->end && *j->p ? strchr(names, *j->p) : NULL;
-    unsigned c, low;
+    int kind = json_next(j);
+    const char *e = kind ? strchr(names, kind) : NULL;
+    long c, low;
     size_t n;
-    if (e) { j->p++; out[0] = values[e - names]; return 1; }
-    if (j->p == j->end || *j->p++ != 'u' || !json_hex4(j, &c) || !c || c >> 10 == 0x37) return 0;
+    if (e) { out[0] = values[e - names]; return 1; }
+    if (kind != 'u' || (c = json_hex4(j)) <= 0 || c >> 10 == 0x37) return 0;
     if (c >> 10 == 0x36) {
-        if (j->end - j->p < 2 || memcmp(j->p, "\\u", 2) != 0) return 0;
-        j->p += 2;
-        if (!json_hex4(j, &low) || low >> 10 != 0x37) return 0;
+        low = json_next(j) == '\\' && json_next(j) == 'u' ? json_hex4(j) : -1;
+        if (low >> 10 != 0x37) return 0;
         c = 0x10000 + ((c & 0x3ff) << 10 | (low & 0x3ff));
     }
-    if (c < 0x80) { out[0] = (char)c; return 1; }
-    n = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
     for (size_t i = n - 1; i > 0; i--, c >>= 6) out[i] = (char)(0x80 | (c & 0x3f));
-    out[0] = (char)((0xf00U >> n & 0xf0) | c);
+    out[0] = (char)(n == 1 ? c : (0xf00 >> n & 0xf0) | c);
     return n;
 }
 
-/* A string into OUT (MAX bytes, with a NUL); OUT NULL: skip it. 0: none, or it does not fit. */
-static int json_string(struct json *j, char *out, size_t max) {
+/* A string, into OUT if it fits into MAX bytes. Returns how many it needs, with a NUL; 0: none. */
+static size_t json_string(struct json *j, char *out, size_t max) {
     char bytes[4];
     size_t n = 0, len;
+    int c;
     if (!json_eat(j, '"')) return 0;
-    while (j->p < j->end && *j->p != '"') {
+    while ((c = json_next(j)) != '"') {
         len = 1;
-        bytes[0] = *j->p++;
-        if ((unsigned char)bytes[0] < 0x20) return 0;
-        if (bytes[0] == '\\' && (len = json_escape(j, bytes)) == 0) return 0;
-        if (out && n + len >= max) return 0;
-        if (out) memcpy(out + n, bytes, len);
+        bytes[0] = (char)c;
+        if (c < 0x20 || (c == '\\' && (len = json_escape(j, bytes)) == 0)) return 0;
+        if (n + len < max) memcpy(out + n, bytes, len);
         n += len;
     }
-    if (out) out[n] = 0;
-    return j->p < j->end && *j->p++ == '"';
+    if (n < max) out[n] = 0;
+    return n + 1;
 }
 
-/* Skip a value of any kind. 1: j is behind it. 0: there is none, or it is nested beyond DEPTH. */
-static int json_skip(struct json *j, int depth) {
+/* Go behind a value of any kind, or, where PATH is not NULL, to what stands in it at PATH, names of
+ * members (63 bytes at most) with '/' between; the first where a name comes twice. 1: j is there.
+ * 0: there is no such thing, or it is malformed or nested beyond DEPTH. */
+static int json_go(struct json *j, const char *path, int depth) {
     int open = json_peek(j), close = open == '{' ? '}' : ']';
+    size_t n = path ? strcspn(path, "/") : 0, size;
     const char *start = j->p;
-    if (open == '"') return json_string(j, NULL, 0);
+    char name[64];
+    if (path && !*path) return 1;
+    if (path && open != '{') return 0;
+    if (open == '"') return json_string(j, NULL, 0) > 0;
     if (open != '{' && open != '[') {
         while (j->p < j->end && *j->p && strchr("+-.0123456789truefalsnEu", *j->p)) j->p++;
         return j->p > start;
     }
     if (depth == 0) return 0;
     j->p++;
-    if (json_eat(j, close)) return 1;
+    if (json_eat(j, close)) return !path;
     do {
-        if (open == '{' && !(json_string(j, NULL, 0) && json_eat(j, ':'))) return 0;
-        if (!json_skip(j, depth - 1)) return 0;
+        size = open == '{' ? json_string(j, name, sizeof name) : 0;
+        if (open == '{' && (!size || !json_eat(j, ':'))) return 0;
+        if (path && size == n + 1 && memcmp(name, path, n) == 0)
+            return json_go(j, path + n + (path[n] == '/'), depth - 1);
+        if (!json_go(j, NULL, depth - 1)) return 0;
     } while (json_eat(j, ','));
-    return json_eat(j, close);
+    return !path && json_eat(j, close);
 }
 
-/* Find the string at PATH, names of members with '/' between, in the LEN bytes at TEXT; the first
- * where a name comes twice. 1: it is in OUT (MAX bytes, NUL included). 0: it is not there. */
+/* The string at PATH in the LEN bytes at TEXT. 1: it is in OUT (MAX bytes with a NUL). 0: none. */
 static int json_find(const char *text, size_t len, const char *path, char *out, size_t max) {
     struct json j = { text, text + len };
-    for (; *path; path += strcspn(path, "/"), path += *path == '/') {
-        size_t n = strcspn(path, "/");
-        if (!json_eat(&j, '{')) return 0;
-        for (;;) {
-            char name[64];
-            struct json again = j;
-            int fits = json_string(&again, name, sizeof name);
-            if (!json_string(&j, NULL, 0) || !json_eat(&j, ':')) return 0;
-            if (fits && strlen(name) == n && memcmp(name, path, n) == 0) break;
-            if (!json_skip(&j, JSON_DEPTH) || !json_eat(&j, ',')) return 0;
-        }
-    }
-    return json_string(&j, out, max);
+    size_t size = json_go(&j, path, JSON_DEPTH) ? json_string(&j, out, max) : 0;
+    return size > 0 && size <= max;
 }
 
 /* The address literal that is member NAME of a registration. What cannot be used is all zero. */
@@ -1266,7 +1253,6 @@ struct rdv {
     struct lookup at;                       /* DynamoDB; n 0: to be looked up (again) */
     int reached;                            /* it has let us connect */
     char expired[144];                      /* the id of credentials that it found expired */
-    char *answer;                           /* HTTP_MAX bytes */
 };
 
 /* KEY as a name in a directory, into NAME (3 * KEY + 1 bytes), hashed if long. All but letters,
@@ -1280,7 +1266,7 @@ static void key_to_name(const char *key, char *name) {
     }
     if (n <= NAME_LEN) return;
     strcpy(name, "%-");
-    hex(sha256(key, strlen(key), digest), HASH, name + 2);
+    hex(sha256(NULL, key, strlen(key), digest), HASH, name + 2);
 }
 
 /* The directory PATH, made if need be: ours alone, no link. 1: it is there, or was just now. */
@@ -1305,18 +1291,16 @@ static void dir_read(const char *path, char *text) {
     close_fd(&fd);
 }
 
-/* Write my registration beside its place and rename it: nobody reads half of it. r->theirs is what
- * was there before. The peer removes the key's directory when it is empty: then once more. */
+/* Write my registration beside its place and rename it: nobody reads half of it. The peer removes
+ * the key's directory when it is empty: then once more. */
 static int dir_publish(struct rdv *r, char *why) {
-    size_t len = strlen(r->mine);
-    dir_read(r->peer_file, r->theirs);
     for (int tries = 0, fd, good; tries < 100; tries++) {
         if (!dir_make(set.rdv.name, why) || !dir_make(r->dir, why)) return 0;
         unlink(r->beside);                                      /* what a crash left */
         fd = open(r->beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
         if (fd < 0 && errno == ENOENT) continue;
         if (fd < 0) return fail(why, "%s: %s", r->beside, strerror(errno));
-        good = write(fd, r->mine, len) == (ssize_t)len;
+        good = write(fd, r->mine, strlen(r->mine)) == (ssize_t)strlen(r->mine);
         if (close(fd) == 0 && good && rename(r->beside, r->file) == 0) return 1;
         fail(why, "%s: %s", r->file, strerror(errno));
         if (unlink(r->beside) == 0 || errno != ENOENT) return 0;
@@ -1345,7 +1329,8 @@ static int creds_fetch(struct creds *c, char *why) {
     if (set.imds_off) return fail(why, "AWS_EC2_METADATA_DISABLED is true");
     if (!imds_get(base, m, &h, end, why)) return 0;
     n = (int)strcspn(m + h.body, " \t\r\n?#");
-    if (h.status == 404 || n == 0) return fail(why, "this instance has no role");
+    if (h.status == 404 || (h.status == 200 && n == 0))
+        return fail(why, "this instance has no role");
     snprintf(path, sizeof path, "%s%.*s", base, h.status != 200 ? 0 : n, m + h.body);
     if (h.status == 200 && !imds_get(path, m, &h, end, why)) return 0;
     if (h.status != 200) return fail(why, "GET %s: status %d", path, h.status);
@@ -1359,35 +1344,29 @@ static int creds_fetch(struct creds *c, char *why) {
         || fail(why, "GET %s: a member is missing or malformed", path);
 }
 
-enum { GOOD = 1, FATAL = 0, AGAIN = -1, CONDITION = -2 };       /* what became of a request */
-
 /* The credentials of the environment, or of the role, for all streams the one message in set.purse:
- * who takes it puts it back, renewed if over or if its id is EXPIRED. GOOD: *C is set. Else WHY. */
+ * who takes it puts it back, renewed if over or if its id is EXPIRED. 1: *C is set. 0: WHY. */
 static int creds_get(struct creds *c, const char *expired, char *why) {
     struct creds fresh = { .why = "" };
     char soon[32];
     time_t t = time(NULL) + 60;
-    int got = GOOD;
     if (set.key_id) {
         snprintf(c->id, sizeof c->id, "%s", set.key_id);
         snprintf(c->secret, sizeof c->secret, "%s", set.secret);
         snprintf(c->token, sizeof c->token, "%s", set.token ? set.token : "");
-        return GOOD;
+        return 1;
     }
     while (!job_read(set.purse[0], c, sizeof *c))               /* another may have been faster */
-        if (!wait_for_one(set.purse[0], POLLIN, after(4 * IMDS_MS))) {
-            fail(why, "the credentials do not come back");
-            return AGAIN;
-        }
+        if (!wait_for_one(set.purse[0], POLLIN, after(4 * IMDS_MS)))
+            return fail(why, "the credentials do not come back");
     strftime(soon, sizeof soon, "%Y-%m-%dT%H:%M:%SZ", gmtime(&t));
     if (!c->why[0] && (strcmp(c->until, soon) <= 0 || strcmp(c->id, expired) == 0)) {
         if (creds_fetch(&fresh, why)) *c = fresh;
-        else if (!c->id[0]) memcpy(c->why, why, sizeof c->why);
-        else if (strcmp(c->id, expired) == 0) got = AGAIN;      /* else they are good for a while */
+        else if (!c->id[0]) memcpy(c->why, why, sizeof c->why); /* else they may do for a while */
     }
     job_write(set.purse[1], c, sizeof *c);
-    return !c->why[0] ? got : fail(why, "no credentials: AWS_ACCESS_KEY_ID is not set; "
-                                   "instance role: %.300s", c->why);
+    return !c->why[0] || fail(why, "no credentials: AWS_ACCESS_KEY_ID is not set; "
+                              "instance role: %.300s", c->why);
 }
 
 /* TEXT as the inside of a JSON string, into OUT (6 bytes for each and a NUL). Returns OUT. */
@@ -1400,25 +1379,27 @@ static const char *json_quote(const char *text, char *out) {
     return out;
 }
 
+enum { GOOD = 1, FATAL = 0, AGAIN = -1 };   /* what became of a request */
 /* Ask DynamoDB to do OP with the item of the key; MORE: further members of the request. GOOD: the
- * peer's text is in r->theirs. CONDITION: not met. Else WHY. See AWS, "DynamoDB low-level API". */
-static int dynamo_ask(struct rdv *r, const char *op, const char *more, deadline end, char *why) {
+ * peer's text is in r->theirs, "" if a condition is not met. Else WHY. See AWS, "Low-level API". */
+static int dynamo_ask(struct rdv *r, const char *op, const char *more, int ms, char *why) {
     char key[6 * NAME_LEN + 1], body[12288], canonical[4096], signature[512], request[20480];
     char date[20], digest[2 * HASH + 1], type[256] = "", text[WHY_MAX / 2] = "";
     const char *path = *set.dynamodb.path ? set.dynamodb.path : "/", *host = set.dynamodb.authority;
-    const char *signed_headers, *answer, *name;
+    const char *signed_headers, *name;
+    static char m[HTTP_MAX];                /* too much for a small stack */
     unsigned char hash[HASH];
     struct creds c;
     time_t t = time(NULL);
     struct http h;
-    int got = creds_get(&c, r->expired, why);
-    if (got != GOOD) return got;
+    int got;
+    if (!creds_get(&c, r->expired, why)) return FATAL;
     signed_headers = c.token[0] ? "content-type;host;x-amz-date;x-amz-security-token;x-amz-target"
                                 : "content-type;host;x-amz-date;x-amz-target";
     strftime(date, sizeof date, "%Y%m%dT%H%M%SZ", gmtime(&t));
     snprintf(body, sizeof body, "{\"TableName\":\"%s\",\"Key\":{\"key\":{\"S\":\"%s\"}},%s}",
              set.rdv.name, json_quote(r->s->key, key), more);
-    hex(sha256(body, strlen(body), hash), HASH, digest);
+    hex(sha256(NULL, body, strlen(body), hash), HASH, digest);
     snprintf(canonical, sizeof canonical, "POST\n%s\n\ncontent-type:application/x-amz-json-1.0\n"
              "host:%s\nx-amz-date:%s\n%s%s%sx-amz-target:DynamoDB_20120810.%s\n\n%s\n%s", path,
              host, date, c.token[0] ? "x-amz-security-token:" : "", c.token, c.token[0] ? "\n" : "",
@@ -1431,51 +1412,45 @@ static int dynamo_ask(struct rdv *r, const char *op, const char *more, deadline 
              path, host, date, c.token[0] ? "X-Amz-Security-Token: " : "", c.token,
              c.token[0] ? "\r\n" : "", op, signature, strlen(body), body);
     if (!r->at.n) lookup_now(&set.dynamodb.at, &r->at);
-    end = sooner(end, after(REQUEST_MS));
-    if (!http_ask(&r->at, request, r->answer, HTTP_MAX, &h, end, why)) {
-        r->at.n = 0;
-        r->reached |= h.status != HTTP_NOT_CONNECTED;
-        return r->reached ? AGAIN : FATAL;
-    }
-    r->reached = 1;
-    answer = r->answer + h.body;
+    got = http_ask(&r->at, request, m, sizeof m, &h, after(ms), why);
+    r->reached |= h.status != HTTP_NOT_CONNECTED;
+    if (!got) { r->at.n = 0; return r->reached ? AGAIN : FATAL; }
     if (h.status == 200) {
         snprintf(type, sizeof type, "%s/N_%u/S", strcmp(op, "GetItem") == 0 ? "Item" : "Attributes",
                  r->s->peer);
-        if (!json_find(answer, h.body_len, type, r->theirs, sizeof r->theirs)) r->theirs[0] = 0;
+        if (!json_find(m + h.body, h.body_len, type, r->theirs, sizeof r->theirs)) *r->theirs = 0;
         return GOOD;
     }
-    json_find(answer, h.body_len, "__type", type, sizeof type);
-    if (!json_find(answer, h.body_len, "message", text, sizeof text))
-        json_find(answer, h.body_len, "Message", text, sizeof text);
+    json_find(m + h.body, h.body_len, "__type", type, sizeof type);
+    if (!json_find(m + h.body, h.body_len, "message", text, sizeof text))
+        json_find(m + h.body, h.body_len, "Message", text, sizeof text);
     name = strchr(type, '#') ? strchr(type, '#') + 1 : type;
     fail(why, *name ? "%s: status %d %.100s: %s" : "%s: status %d", op, h.status, name, text);
-    if (strcmp(name, "ConditionalCheckFailedException") == 0) return CONDITION;
+    if (strcmp(name, "ConditionalCheckFailedException") == 0) { *r->theirs = 0; return GOOD; }
     if (h.status >= 500 || strcmp(name, "ProvisionedThroughputExceededException") == 0
         || strcmp(name, "ThrottlingException") == 0 || strcmp(name, "RequestLimitExceeded") == 0)
         return AGAIN;
-    if (strcmp(name, "ExpiredTokenException") != 0 || set.key_id || strcmp(r->expired, c.id) == 0)
-        return FATAL;
+    if (strcmp(name, "ExpiredTokenException") != 0 || set.key_id) return FATAL;
     strcpy(r->expired, c.id);
     return AGAIN;
 }
 
 /* UpdateItem with EXPRESSION, in which #me is my attribute and :mine my text. */
-static int dynamo_update(struct rdv *r, const char *expression, deadline end, char *why) {
+static int dynamo_update(struct rdv *r, const char *expression, int ms, char *why) {
     char more[2048], mine[1024];
     snprintf(more, sizeof more, "%s,\"ExpressionAttributeNames\":{\"#me\":\"N_%u\"},"
              "\"ExpressionAttributeValues\":{\":mine\":{\"S\":\"%s\"}},"
              "\"ReturnValues\":\"ALL_NEW\"", expression, r->s->me, json_quote(r->mine, mine));
-    return dynamo_ask(r, "UpdateItem", more, end, why);
+    return dynamo_ask(r, "UpdateItem", more, ms, why);
 }
 
 /* Register, and r->theirs is what was there before; or, once PUBLISHED, look. */
 static int rdv_turn(struct rdv *r, int published, char *why) {
-    deadline end = after(published ? REQUEST_MS / 2 : REQUEST_MS);  /* leave time to withdraw */
-    if (set.rdv.kind == RDV_DIR && !published) return dir_publish(r, why);
-    if (set.rdv.kind == RDV_DIR) { dir_read(r->peer_file, r->theirs); return GOOD; }
-    if (published) return dynamo_ask(r, "GetItem", "\"ConsistentRead\":true", end, why);
-    return dynamo_update(r, "\"UpdateExpression\":\"SET #me = :mine\"", end, why);
+    if (set.rdv.kind == RDV_DIR) dir_read(r->peer_file, r->theirs);
+    if (set.rdv.kind == RDV_DIR) return published || dir_publish(r, why);
+    if (!published)
+        return dynamo_update(r, "\"UpdateExpression\":\"SET #me = :mine\"", REQUEST_MS, why);
+    return dynamo_ask(r, "GetItem", "\"ConsistentRead\":true", LOOK_MS, why);
 }
 
 /* Remove my registration, if it is still mine, and the item, if the peer's is not in it either. */
@@ -1484,13 +1459,12 @@ static int rdv_withdraw(struct rdv *r, deadline end, char *why) {
     int got;
     if (set.rdv.kind == RDV_DIR) return dir_withdraw(r, why);
     got = dynamo_update(r, "\"UpdateExpression\":\"REMOVE #me\","
-                        "\"ConditionExpression\":\"#me = :mine\"", end, why);
+                        "\"ConditionExpression\":\"#me = :mine\"", ms_left(end), why);
+    if (got != GOOD || *r->theirs) return got;                  /* not met: was an answer lost? */
     snprintf(more, sizeof more, "\"ConditionExpression\":\"attribute_not_exists(#me) AND "
              "attribute_not_exists(#peer)\",\"ExpressionAttributeNames\":"
              "{\"#me\":\"N_%u\",\"#peer\":\"N_%u\"}", r->s->me, r->s->peer);
-    if (got == CONDITION || (got == GOOD && !r->theirs[0]))     /* not met: was an answer lost? */
-        got = dynamo_ask(r, "DeleteItem", more, end, why);
-    return got == CONDITION ? GOOD : got;
+    return dynamo_ask(r, "DeleteItem", more, ms_left(end), why);
 }
 
 /* What the rendezvous process tells the stream's, whenever it changes. */
@@ -1504,29 +1478,27 @@ struct news {
 /* The rendezvous process of S: registers, looks until the stream's ends or closes FD, withdraws. */
 static void rdv_run(int fd, const struct stream *s) {
     struct rdv r = { .s = s };
-    char name[3 * NAME_LEN + 1], last[sizeof r.theirs], trouble[WHY_MAX] = "";
-    struct news news = { .what = NEWS_FAILED };
+    char last[sizeof r.theirs], trouble[WHY_MAX] = "";
+    struct news news = { 0 };
     int dir = set.rdv.kind == RDV_DIR, pause = dir ? 20 : 50, most = dir ? 200 : 1000;     /* ms */
     int got, published = 0;
     deadline end;
-    key_to_name(s->key, name);
-    snprintf(r.dir, sizeof r.dir, "%s/%s", set.rdv.name, name);
+    key_to_name(s->key, r.dir + sprintf(r.dir, "%s/", set.rdv.name));
     sprintf(r.file, "%s/N_%u", r.dir, s->me);
     sprintf(r.beside, "%s/.N_%u", r.dir, s->me);
     sprintf(r.peer_file, "%s/N_%u", r.dir, s->peer);
     sprintf(r.mine, "{\"local_addr\":\"%s\",\"external_addr\":\"%s\"}",
             SHOW(&s->local), SHOW(&s->external));
-    r.answer = malloc(HTTP_MAX);
     do {
         strcpy(last, r.theirs);
-        got = r.answer ? rdv_turn(&r, published, news.why) : fail(news.why, "out of memory");
-        if (got == GOOD && (!published || strcmp(last, r.theirs) != 0)) {
-            news.local = registration_get(r.theirs, strlen(r.theirs), "local_addr");
-            news.external = registration_get(r.theirs, strlen(r.theirs), "external_addr");
-            news.what = news.local.port || news.external.port ? NEWS_PEER : NEWS_ABSENT;
-            news.before = !published;
+        got = rdv_turn(&r, published, news.why);
+        news.local = registration_get(r.theirs, strlen(r.theirs), "local_addr");
+        news.external = registration_get(r.theirs, strlen(r.theirs), "external_addr");
+        news.what = got == FATAL ? NEWS_FAILED
+                  : news.local.port || news.external.port ? NEWS_PEER : NEWS_ABSENT;
+        news.before = !published;
+        if (got == FATAL || (got == GOOD && (!published || strcmp(last, r.theirs) != 0)))
             send(fd, &news, sizeof news, MSG_NOSIGNAL);     /* nobody there? poll() will say so */
-        }
         if (got == AGAIN && strcmp(trouble, news.why) != 0)
             say(LOG_INFO, "%s: %s: trying again", set.rdv.text, strcpy(trouble, news.why));
         published |= got == GOOD;
@@ -1534,8 +1506,6 @@ static void rdv_run(int fd, const struct stream *s) {
         pause += dir ? pause / 10 : pause / 2;
         if (pause > most) pause = most;
     } while (got != FATAL && !wait_for_one(fd, POLLIN, end));
-    news.what = NEWS_FAILED;
-    if (got == FATAL) send(fd, &news, sizeof news, MSG_NOSIGNAL);
     if (!published && !trouble[0]) return;                      /* nothing can be there */
     end = after(WITHDRAW_MS);
     while ((got = rdv_withdraw(&r, end, news.why)) == AGAIN && ms_left(end))
@@ -1546,38 +1516,32 @@ static void rdv_run(int fd, const struct stream *s) {
 /* ---- 9. connect: the hole punch and the handshake ---------------------------------------------
  * Touches the network: listens on the stream's port, connects from it, until one is chosen. */
 
-enum { TARGETS_MAX = 3, UNPROVEN_MAX = 32, CONNS_MAX = TARGETS_MAX + UNPROVEN_MAX + 1 };
 enum { HELLO = 36, HANDSHAKE_MS = 5000, GRACE_MS = 5000, BACKOFF_MS = 100, BACKOFF_MAX_MS = 5000 };
-enum { BURST = 20, TENTH_MS = 100, RETRY_MS = 1000 };
-enum step { STEP_CONNECT, STEP_HELLO, STEP_PROOF, STEP_GO, STEP_DEAD };
+enum { CONNS_MAX = 32, BURST = 20, TENTH_MS = 100, RETRY_MS = 1000 };
+enum step { STEP_CONNECT, STEP_HELLO = HELLO, STEP_PROOF = HELLO + HASH, STEP_GO = STEP_PROOF + 1 };
 enum outcome { TIMED_OUT, REFUSED, OTHER, UNPROVEN, OUTCOMES };         /* of an attempt */
 
-struct target {                             /* an address of the peer's, tried again and again */
-    struct addr to;
-    deadline retry;                         /* far, while an attempt or its connection lives */
-    int backoff;                            /* ms; after a failed handshake */
+/* A connection on its way through the handshake, accepted, or made to a target: an address of the
+ * peer's, which is tried again and again. Free: neither a connection nor a target's. */
+struct conn {
+    int fd;                                 /* -1: none */
+    int backoff;                            /* a target's: ms after a failed handshake; else 0 */
     int burst;                              /* attempts within the ... */
     long long tenth;                        /* ... tenth of a second of the wall clock */
-};
-
-struct conn {                               /* a connection on its way through the handshake */
-    int fd, target;                         /* target -1: accepted, or the target is no more */
-    enum step step;
-    deadline end;
+    enum step step;                         /* what is awaited; how many bytes of `in` end it */
+    deadline end;                           /* of the handshake; fd -1: of the pause */
     struct addr with;
     size_t have;                            /* bytes of `in` */
-    unsigned char mine[HELLO], in[HELLO + HASH + 1];    /* in: the peer's HELLO, its proof, GO */
+    unsigned char mine[HELLO], in[STEP_GO]; /* in: the peer's HELLO, its proof, GO */
 };
 
 struct punch {
     struct stream *s;
-    int rdv, chosen, failed;                /* two descriptors, chosen -1: none yet; failed: WHY */
+    int rdv, chosen, done;                  /* chosen: a descriptor; done: it is, or -1 and WHY */
     char *why;
-    struct target targets[TARGETS_MAX];
-    struct conn conns[CONNS_MAX];           /* oldest first */
-    int ntargets, nconns;
+    struct conn conns[CONNS_MAX];
     struct news peer;                       /* the last of the peer's registration; else absent */
-    deadline began, limit, accepting;       /* began: when the peer became known */
+    deadline began, limit;                  /* began: when the peer became known */
     struct { int n; char why[WHY_MAX]; } tried[OUTCOMES];               /* why: of the last */
 };
 
@@ -1615,39 +1579,40 @@ static int same_in_constant_time(const unsigned char *a, const unsigned char *b,
     return differ == 0;
 }
 
-static void count(struct punch *p, enum outcome what, const char *why) {
+/* C came to nothing; if it is a target's, it is tried again in PAUSE ms. */
+static void conn_drop(struct punch *p, struct conn *c, enum outcome what, const char *why,
+                      long long pause) {
     p->tried[what].n++;
     snprintf(p->tried[what].why, WHY_MAX, "%s", why);
-}
-
-/* End C, by a reset: a TIME_WAIT would keep the same two ports from being joined again. */
-static void conn_drop(struct conn *c) {
-    struct linger none = { 1, 0 };
-    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
-    close_fd(&c->fd);
-    c->step = STEP_DEAD;
-}
-
-/* An attempt at T ended with ERROR; NOW: connect() itself said so. Repeat it at once, so that two
- * SYNs cross in flight; after too many, at the next tenth of a second, as the other end does. */
-static void target_failed(struct punch *p, struct target *t, int error, int now) {
-    long long wall = clock_ms(CLOCK_REALTIME);
-    int refused = error == ECONNREFUSED || error == ECONNRESET;
-    count(p, refused ? REFUSED : error == ETIMEDOUT ? TIMED_OUT : OTHER, strerror(error));
-    if (t->tenth != wall / TENTH_MS) t->burst = 0;
-    t->tenth = wall / TENTH_MS;
-    t->retry = after(++t->burst < BURST ? 0 : TENTH_MS - wall % TENTH_MS);
-    if (now && error != ETIMEDOUT && !refused) t->retry = after(RETRY_MS);
+    close_now(&c->fd);                      /* the same two ports may be joined again at once */
+    c->end = after(pause);
 }
 
 static void conn_failed(struct punch *p, struct conn *c, const char *why) {
-    struct target *t = c->target < 0 ? NULL : &p->targets[c->target];
     say(LOG_DEBUG, "no handshake with %s: %s", SHOW(&c->with), why);
-    count(p, UNPROVEN, why);
-    conn_drop(c);
-    if (!t) return;
-    t->retry = after(t->backoff);
-    t->backoff = t->backoff * 2 < BACKOFF_MAX_MS ? t->backoff * 2 : BACKOFF_MAX_MS;
+    conn_drop(p, c, UNPROVEN, why, c->backoff);
+    c->backoff = c->backoff * 2 < BACKOFF_MAX_MS ? c->backoff * 2 : BACKOFF_MAX_MS;
+}
+
+/* An attempt at a target ended with ERROR. Repeat it at once, so that two SYNs cross in flight;
+ * after too many, at the next tenth of a second, as the other end does. */
+static enum outcome target_failed(struct punch *p, struct conn *c, int error) {
+    long long wall = clock_ms(CLOCK_REALTIME);
+    enum outcome what = error == ECONNREFUSED || error == ECONNRESET ? REFUSED
+                      : error == ETIMEDOUT ? TIMED_OUT : OTHER;
+    if (c->tenth != wall / TENTH_MS) c->burst = 0;
+    c->tenth = wall / TENTH_MS;
+    conn_drop(p, c, what, strerror(error), ++c->burst < BURST ? 0 : TENTH_MS - wall % TENTH_MS);
+    return what;
+}
+
+static void target_try(struct punch *p, struct conn *c) {
+    c->fd = socket_on(SOCK_STREAM, p->s->local.port);
+    int error = c->fd < 0 ? errno : socket_connect(c->fd, &c->with);
+    c->step = STEP_CONNECT;
+    c->end = after(MS_MAX);
+    if (!error || error == EINPROGRESS) return;                 /* poll() tells */
+    if (target_failed(p, c, error) == OTHER) c->end = after(RETRY_MS);
 }
 
 /* Send N bytes: they are few, and the buffer of a new connection has room, or it is no good. */
@@ -1661,21 +1626,16 @@ static void conn_up(struct punch *p, struct conn *c) {
     set_option(c->fd, IPPROTO_TCP, TCP_NODELAY, 1);
     c->step = STEP_HELLO;
     c->end = after(HANDSHAKE_MS);
+    c->have = 0;
     hello_encode(p->s, c->mine);
     conn_send(p, c, c->mine, HELLO);
-}
-
-static struct conn *conn_add(struct punch *p, int fd, int target, struct addr with) {
-    struct conn *c = &p->conns[p->nconns++];
-    *c = (struct conn){ .fd = fd, .target = target, .with = with, .end = after(MS_MAX) };
-    return c;
 }
 
 static void conn_chosen(struct punch *p, struct conn *c) {
     say(LOG_INFO, "connected to node %u at %s", p->s->peer, SHOW(&c->with));
     p->chosen = c->fd;
+    p->done = 1;
     c->fd = -1;
-    c->step = STEP_DEAD;
 }
 
 /* C has all the bytes of its step: take them. The lower node alone decides which one is chosen. */
@@ -1695,8 +1655,8 @@ static void conn_step(struct punch *p, struct conn *c) {
         if (!same_in_constant_time(m, c->in + HELLO, HASH))
             conn_failed(p, c, "it does not know the key");
         else if (c->mine[8] == theirs[8]) {
-            p->failed = !fail(p->why, "both ends %s", s->sends ? "send" : "receive");
-            conn_drop(c);
+            p->done = !fail(p->why, "both ends %s", s->sends ? "send" : "receive");
+            close_now(&c->fd);
         } else if (s->me > s->peer) c->end = after(MS_MAX);
         else if (conn_send(p, c, "G", 1)) conn_chosen(p, c);
     } else if (c->in[HELLO + HASH] == 'G') conn_chosen(p, c);
@@ -1705,58 +1665,42 @@ static void conn_step(struct punch *p, struct conn *c) {
 
 static void conn_event(struct punch *p, struct conn *c) {
     int error = c->step == STEP_CONNECT ? socket_error(c->fd) : 0;
-    if (error) {
-        if (c->target >= 0) target_failed(p, &p->targets[c->target], error, 0);
-        conn_drop(c);
-    } else if (c->step == STEP_CONNECT) conn_up(p, c);
-    while (c->step != STEP_DEAD) {                        /* what follows GO is not ours to read */
-        size_t want = c->step == STEP_HELLO ? HELLO : c->step == STEP_PROOF ? HELLO + HASH
-                    : sizeof c->in;
-        ssize_t n = recv(c->fd, c->in + c->have, want - c->have, 0);
+    if (error) target_failed(p, c, error);
+    else if (c->step == STEP_CONNECT) conn_up(p, c);
+    while (c->fd >= 0) {                                  /* what follows GO is not ours to read */
+        ssize_t n = recv(c->fd, c->in + c->have, c->step - c->have, 0);
         if (n < 0 && would_block()) return;
         if (n <= 0) { conn_failed(p, c, n ? strerror(errno) : "it closed the connection"); return; }
         c->have += (size_t)n;
-        if (c->have == want) conn_step(p, c);
+        if (c->have == c->step) conn_step(p, c);
     }
 }
 
-static void target_try(struct punch *p, int i) {
-    struct target *t = &p->targets[i];
-    int fd = socket_open(SOCK_STREAM);
-    int bound = fd >= 0 && set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1)
-        && set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1) && socket_bind(fd, p->s->local.port);
-    int error = bound ? socket_connect(fd, &t->to) : errno;
-    t->retry = after(MS_MAX);
-    if (!error || error == EINPROGRESS) { conn_add(p, fd, i, t->to); return; } /* poll() tells */
-    close_fd(&fd);
-    target_failed(p, t, error, 1);
-}
-
-/* Forget the connections that are dead. Of those that are no target's UNPROVEN_MAX stay; those that
- * have proven least go first, the oldest before others: a stranger's harms nobody else's. */
-static void conns_tidy(struct punch *p) {
-    int live = 0, strange = 0;
-    for (int i = 0; i < p->nconns; i++)
-        strange += p->conns[i].target < 0 && p->conns[i].step != STEP_DEAD;
-    for (int step = STEP_HELLO; step <= STEP_GO; step++)
-        for (int i = 0; i < p->nconns && strange > UNPROVEN_MAX; i++) {
-            if (p->conns[i].target >= 0 || (int)p->conns[i].step != step) continue;
-            conn_failed(p, &p->conns[i], "too many came after it");
-            strange--;
-        }
-    for (int i = 0; i < p->nconns; i++)
-        if (p->conns[i].step != STEP_DEAD) p->conns[live++] = p->conns[i];
-    p->nconns = live;
+/* A free place. If there is none, the connection that has proven least goes, the oldest of several,
+ * but none of a target's: a stranger's harms neither the peer's nor the newest. */
+static struct conn *conn_place(struct punch *p) {
+    struct conn *worst = NULL;
+    for (struct conn *c = p->conns; c < p->conns + CONNS_MAX; c++) {
+        if (c->backoff) continue;
+        if (c->fd < 0) return c;
+        if (!worst || c->step < worst->step
+            || (c->step == worst->step && c->end.at < worst->end.at)) worst = c;
+    }
+    conn_failed(p, worst, "too many came after it");
+    return worst;
 }
 
 static void punch_accept(struct punch *p) {
     struct sockaddr_storage ss = { 0 };
     socklen_t len = sizeof ss;
     int fd = accept(p->s->listener, (struct sockaddr *)&ss, &len);
-    if (fd < 0 && !would_block() && errno != ECONNABORTED) p->accepting = after(TENTH_MS);
+    if (fd < 0 && !would_block() && errno != ECONNABORTED)
+        wait_for(NULL, 0, after(TENTH_MS));             /* no descriptor was free: do not spin */
     if (fd < 0) return;
     set_nonblocking(fd);
-    conn_up(p, conn_add(p, fd, -1, addr_from_kernel(&ss)));
+    struct conn *c = conn_place(p);
+    *c = (struct conn){ .fd = fd, .with = addr_from_kernel(&ss) };
+    conn_up(p, c);
 }
 
 /* Add A, unless it is unusable, or mine, or there, or loopback without mine being so. */
@@ -1765,8 +1709,9 @@ static void target_add(struct punch *p, struct addr a) {
     int near = addr_is_loopback(&s->local) || addr_is_loopback(&s->external);
     if (!addr_usable(&a) || addr_same(&a, &s->local) || addr_same(&a, &s->external)) return;
     if (addr_is_loopback(&a) && (!near || a.port == s->local.port)) return;
-    for (int i = 0; i < p->ntargets; i++) if (addr_same(&a, &p->targets[i].to)) return;
-    p->targets[p->ntargets++] = (struct target){ .to = a, .backoff = BACKOFF_MS };
+    for (int i = 0; i < CONNS_MAX; i++)
+        if (p->conns[i].backoff && addr_same(&a, &p->conns[i].with)) return;
+    *conn_place(p) = (struct conn){ .fd = -1, .with = a, .backoff = BACKOFF_MS };
 }
 
 static int punch_news(struct punch *p) {
@@ -1781,16 +1726,15 @@ static int punch_news(struct punch *p) {
             p->limit = later(after(GRACE_MS), (deadline){ p->began.at + set.connect_ms });
         return 1;
     }
-    for (int i = 0; i < p->nconns; i++) {                 /* what is connected may yet be proven */
-        p->conns[i].target = -1;
-        if (p->conns[i].step == STEP_CONNECT) conn_drop(&p->conns[i]);
+    for (int i = 0; i < CONNS_MAX; i++) {                 /* what is connected may yet be proven */
+        p->conns[i].backoff = 0;
+        if (p->conns[i].step == STEP_CONNECT) close_now(&p->conns[i].fd);
     }
     p->peer = news;
     p->began = after(0);
     p->limit = after(news.before ? set.peer_ms : set.connect_ms);
     say(LOG_INFO, "connecting from %s to %s", SHOW(&p->s->external),
         SHOW(news.external.port ? &news.external : &news.local));
-    p->ntargets = 0;
     target_add(p, news.external);
     target_add(p, news.local);
     news.external.port = news.local.port;
@@ -1803,55 +1747,54 @@ static int punch_failed(struct punch *p) {
                                                 "without handshake: " };
     const struct addr *external = &p->peer.external, *local = &p->peer.local;
     double seconds = (double)((after(50).at - p->began.at) / 100) / 10;
-    const char *sep = ": ";
+    int attempts = 0;
     size_t at;
     if (p->peer.what == NEWS_ABSENT)
         return fail(p->why, "node %u did not register at %s within %g s", p->s->peer, set.rdv.text,
                     seconds);
-    for (int i = 0; i < p->nconns; i++) p->tried[TIMED_OUT].n += p->conns[i].step == STEP_CONNECT;
+    for (int i = 0; i < CONNS_MAX; i++)
+        p->tried[TIMED_OUT].n += p->conns[i].fd >= 0 && p->conns[i].step == STEP_CONNECT;
     at = (size_t)snprintf(p->why, WHY_MAX, "no connection to node %u (external %s, local %s) from "
                           "%s within %g s", p->s->peer, external->port ? SHOW(external) : "none",
                           local->port ? SHOW(local) : "none", SHOW(&p->s->external), seconds);
     for (int i = 0; i < OUTCOMES && at < WHY_MAX; i++) {
         int n = p->tried[i].n;
         if (!n) continue;
-        at += (size_t)snprintf(p->why + at, WHY_MAX - at, "%s%d %s%s", sep, n, what[i],
-                               i < OTHER ? "" : p->tried[i].why);
-        sep = ", ";
+        at += (size_t)snprintf(p->why + at, WHY_MAX - at, "%s%d %s%s", attempts ? ", " : ": ", n,
+                               what[i], i < OTHER ? "" : p->tried[i].why);
+        attempts += n;
     }
-    if (*sep == ':') snprintf(p->why + at, WHY_MAX - at, ": it has no usable address");
+    if (!attempts) snprintf(p->why + at, WHY_MAX - at, ": it has no usable address");
+    else if (at < WHY_MAX && p->s->mapping == MAPPING_DEPENDENT)
+        snprintf(p->why + at, WHY_MAX - at, "; the NAT here gives a different port to every "
+                 "destination (mapping=endpoint-dependent)");
     return 0;
 }
 
 /* Try the targets, wait for what comes next, and take it. 0: one is chosen, or p->why. */
 static int punch_turn(struct punch *p) {
     struct pollfd fds[2 + CONNS_MAX] = { { p->rdv, POLLIN, 0 }, { p->s->listener, POLLIN, 0 } };
-    deadline next = p->limit;
-    conns_tidy(p);
-    for (int i = 0; i < p->nconns; i++)                /* until the lower node has given up, too */
-        if (p->conns[i].step == STEP_GO) next.at = p->limit.at + GRACE_MS;
-    if (!ms_left(next)) return punch_failed(p);
-    for (int i = 0; i < p->ntargets && ms_left(p->limit); i++) {
-        while (ms_left(p->limit) && !ms_left(p->targets[i].retry)) target_try(p, i);
-        next = sooner(next, p->targets[i].retry);
-    }
-    int n = p->nconns;
-    for (int i = 0; i < n; i++) {
-        struct conn *c = &p->conns[i];
-        fds[2 + i] = (struct pollfd){ c->fd, c->step == STEP_CONNECT ? POLLOUT : POLLIN, 0 };
+    struct pollfd *f = fds + 2;
+    deadline limit = p->limit, next = after(MS_MAX);
+    int late = !ms_left(limit);
+    struct conn *c;
+    for (c = p->conns; c < p->conns + CONNS_MAX; c++) {
+        if (c->fd < 0 && (!c->backoff || late)) continue;
+        while (c->fd < 0 && !ms_left(c->end)) target_try(p, c);
         next = sooner(next, c->end);
+        if (c->fd < 0) continue;
+        *f++ = (struct pollfd){ c->fd, c->step == STEP_CONNECT ? POLLOUT : POLLIN, 0 };
+        if (c->step == STEP_GO)                        /* until the lower node has given up, too */
+            limit.at = p->limit.at + GRACE_MS;
     }
-    if (ms_left(p->accepting)) {                                       /* no descriptor was free */
-        fds[1].fd = -1;
-        next = sooner(next, p->accepting);
-    }
-    wait_for(fds, (size_t)(2 + n), next);
-    for (int i = 0; i < n && p->chosen < 0 && !p->failed; i++) {
-        struct conn *c = &p->conns[i];
-        if (fds[2 + i].revents) conn_event(p, c);
+    if (!ms_left(limit)) return punch_failed(p);
+    wait_for(fds, (size_t)(f - fds), sooner(next, limit));
+    for (c = p->conns, f = fds + 2; c < p->conns + CONNS_MAX && !p->done; c++) {
+        if (c->fd < 0) continue;
+        if (f++->revents) conn_event(p, c);
         else if (!ms_left(c->end)) conn_failed(p, c, "it did not complete the handshake in time");
     }
-    if (p->chosen >= 0 || p->failed) return 0;
+    if (p->done) return 0;
     if (fds[1].revents) punch_accept(p);
     return fds[0].revents ? punch_news(p) : 1;
 }
@@ -1860,9 +1803,11 @@ static int punch_turn(struct punch *p) {
 static int punch(struct stream *s, int rdv, char *why) {
     struct punch p = { .s = s, .rdv = rdv, .chosen = -1, .why = why, .began = after(0),
                        .limit = after(set.peer_ms) };
+    for (int i = 0; i < CONNS_MAX; i++) p.conns[i].fd = -1;
     set_nonblocking(s->listener);
     while (punch_turn(&p)) continue;
-    for (int i = 0; i < p.nconns; i++) conn_drop(&p.conns[i]);
+    for (int i = 0; i < CONNS_MAX; i++) close_now(&p.conns[i].fd);
+    close_now(&s->stun);
     return p.chosen;
 }
 
@@ -2134,20 +2079,18 @@ static int print_help(void) {
            "Exit status: 0 all delivered, 1 a stream failed, 2 wrong usage or setting.\n\n"
            "Environment [default]:\n");
     for (const struct setting *t = table; t < table + COUNT(table); t++)
-        printf("  %-29s %s%s%s%s\n", t->name, t->what, t->unset ? " [" : "",
-               t->unset ? t->unset : "", t->unset ? "]" : "");
+        printf(t->unset ? "  %-29s %s [%s]\n" : "  %-29s %s\n", t->name, t->what, t->unset);
     printf("\nRendezvous: dynamodb:rdv where AWS_REGION or AWS_DEFAULT_REGION is set, else\n"
            "dir:${TMPDIR:-/tmp}/pashlib-UID. The data is not encrypted; README says more.\n");
     return printed();
 }
 
-/* Fill S from its words, which stay where they are. 0: done. 2: said what is wrong. */
-static int stream_parse(struct stream *s, char *const *word, const char *path) {
-    static const char *const standard[2][2] = { { "/dev/stdout", "/dev/fd/1" },
-                                                { "/dev/stdin", "/dev/fd/0" } };
+/* Fill S from its words, which stay where they are; the last, if NULL, is "-". 0: done. 2: said. */
+static int stream_parse(struct stream *s, char *const *word) {
     unsigned long node[2];
-    *s = (struct stream){ .sends = strcmp(word[0], "send") == 0, .key = word[1], .path = path,
-                          .listener = -1, .udp = -1 };
+    *s = (struct stream){ .sends = strcmp(word[0], "send") == 0, .key = word[1],
+                          .path = word[STREAM_WORDS - 1] ? word[STREAM_WORDS - 1] : "-",
+                          .listener = -1, .udp = -1, .stun = -1, .child.fd = -1, .rdv.fd = -1 };
     if (!s->sends && strcmp(word[0], "recv"))
         return usage("\"%s\" is not send or recv", word[0]);
     if (!*s->key || strlen(s->key) > NAME_LEN || strchr(s->key, '*'))
@@ -2159,8 +2102,9 @@ static int stream_parse(struct stream *s, char *const *word, const char *path) {
     s->me = (unsigned)node[0];
     s->peer = (unsigned)node[1];
     if (s->me == s->peer) return usage("%s %s: ME and PEER are both %u", word[0], s->key, s->me);
-    for (size_t i = 0; i < COUNT(standard[0]); i++)           /* in a child they are other files */
-        if (strcmp(s->path, standard[s->sends][i]) == 0) s->path = "-";
+    if (strcmp(s->path, s->sends ? "/dev/stdin" : "/dev/stdout") == 0
+        || strcmp(s->path, s->sends ? "/dev/fd/0" : "/dev/fd/1") == 0)
+        s->path = "-";                                        /* in a child they are other files */
     return *s->path ? 0 : usage("%s %s: PATH is empty", word[0], s->key);
 }
 
@@ -2173,7 +2117,7 @@ static int stream_split(struct stream *s, char *text) {
         word[i] = star + 1;
     }
     for (int i = 1; i < STREAM_WORDS; i++) *(word[i] - 1) = 0;
-    return stream_parse(s, word, word[STREAM_WORDS - 1]);
+    return stream_parse(s, word);
 }
 
 static int streams_check(const struct stream *s, int n) {
@@ -2200,19 +2144,16 @@ static int is_utf8(const char *text) {        /* RFC 3629, 4 */
 
 /* What DynamoDB needs: region, http:// endpoint, keys that JSON can hold. 0: done. 2: said. */
 static int dynamodb_check(const struct stream *s, int n) {
-    const char *region = set.region ? set.region : set.default_region;
+    const char *region = set.region;
     char url[HOST_MAX], why[WHY_MAX];
     if (!region) return usage("%s: neither AWS_REGION nor AWS_DEFAULT_REGION is set", set.rdv.text);
-    set.region = region;
-    if (!set.dynamodb.at.port) set.dynamodb = set.endpoint;
-    snprintf(url, sizeof url, "http://dynamodb.%.63s.amazonaws.com%s", region,
-             strncmp(region, "cn-", 3) == 0 ? ".cn" : "");
     if (!set.dynamodb.at.port && (strstr(region, "-iso") || strncmp(region, "eusc-", 5) == 0))
         return usage("region %s: set AWS_ENDPOINT_URL_DYNAMODB, to an http:// endpoint", region);
     if (strspn(region, letters) != strlen(region) || strlen(region) > 63)
         return usage("region %s is none", region);
-    if (!set.dynamodb.at.port && !parse_url(&set.dynamodb, url, why))
-        return usage("region %s: %s", region, why);
+    snprintf(url, sizeof url, "http://dynamodb.%.63s.amazonaws.com%s", region,
+             strncmp(region, "cn-", 3) == 0 ? ".cn" : "");
+    if (!set.dynamodb.at.port) parse_url(&set.dynamodb, url, why);      /* cannot fail */
     if (set.dynamodb.tls)
         return usage("endpoint https://%s: no TLS here, only signed requests over http://; "
                      "see README", set.dynamodb.authority);
@@ -2237,13 +2178,14 @@ static void standard_open(void) {
 /* Let go of standard input and output but KEEP, and of listeners but ONE's, lest they stay open. */
 static void let_go(struct stream *s, int n, const struct stream *one, int keep) {
     int null = open("/dev/null", O_RDWR);
-    for (int i = 0; i < n; i++) if (&s[i] != one) close_fd(&s[i].listener);
+    for (int i = 0; i < n; i++)
+        if (&s[i] != one) { close_fd(&s[i].listener); close_fd(&s[i].stun); }
     for (int fd = 0; fd < 2; fd++) if (fd != keep && dup2(null, fd) < 0) die("/dev/null");
     close_fd(&null);
 }
 
-/* What both processes of a stream get. RDV leads to the second; MASK: of signals, at our start. */
-struct start { struct stream *all; int n; struct stream *s; int rdv; sigset_t mask; };
+/* What both processes of a stream get. MASK: of signals, at our start. */
+struct start { struct stream *all; int n; struct stream *s; sigset_t mask; };
 
 /* Job: the rendezvous process, which no signal ends, since it is to withdraw. */
 static void rdv_job(int fd, const void *arg) {
@@ -2261,8 +2203,8 @@ static void stream_job(int unused, const void *arg) {
     close(unused);
     sigprocmask(SIG_SETMASK, &start->mask, NULL);
     let_go(start->all, start->n, s, fd);
-    sock = punch(s, start->rdv, why);
-    close(start->rdv);                                          /* the registration is withdrawn */
+    sock = punch(s, s->rdv.fd, why);
+    close(s->rdv.fd);                                           /* the registration is withdrawn */
     good = sock >= 0;
     if (good && fd >= 0 && (fcntl(fd, F_GETFL) & O_ACCMODE) == (fd ? O_RDONLY : O_WRONLY))
         good = fail(why, "opening -: %s", strerror(EBADF));
@@ -2289,84 +2231,76 @@ static void signals_begin(sigset_t *wanted) {
 /* See which children have ended (*STATUS: 1 if a stream failed); end the rendezvous processes that
  * outlast their streams for too long. Returns how many streams are left, and sets the alarm. */
 static int streams_left(struct stream *s, int n, int *status) {
-    deadline next = after(MS_MAX);
+    struct itimerval soon = { .it_value = { 0, 50000 } };   /* us, until the next look */
     int left = 0, how;
     for (; n > 0; n--, s++) {
         set.who = s;
-        if (s->rdv && waitpid(s->rdv, NULL, WNOHANG) > 0) s->rdv = 0;
-        if (s->child && waitpid(s->child, &how, WNOHANG) > 0) {
-            s->child = 0;
-            s->rdv_end = after(WITHDRAW_MS).at;
+        if (s->rdv.pid && waitpid(s->rdv.pid, NULL, WNOHANG) > 0) s->rdv.pid = 0;
+        if (s->child.pid && waitpid(s->child.pid, &how, WNOHANG) > 0) {
+            s->child.pid = 0;
+            s->rdv_end = after(WITHDRAW_MS);
             if (how) *status = 1;
             if (WIFSIGNALED(how)) say(LOG_ERROR, "its process ended by signal %d", WTERMSIG(how));
         }
-        left += s->child || s->rdv;
-        if (s->child || !s->rdv) continue;
-        next = sooner(next, (deadline){ s->rdv_end });
-        if (ms_left((deadline){ s->rdv_end })) continue;
-        say(LOG_ERROR, "withdrawing the registration: not done in time");
-        kill(s->rdv, SIGKILL);
-        s->rdv_end = after(MS_MAX).at;
+        if (s->rdv.pid && !s->child.pid && !ms_left(s->rdv_end)) {
+            say(LOG_ERROR, "withdrawing the registration: not done in time");
+            job_end(&s->rdv);
+        }
+        if (s->rdv.pid && !s->child.pid) setitimer(ITIMER_REAL, &soon, NULL);
+        left += s->child.pid || s->rdv.pid;
     }
-    int ms = ms_left(next);
-    struct itimerval timer = { .it_value = { ms / 1000, ms % 1000 * 1000 + 1 } };
-    setitimer(ITIMER_REAL, &timer, NULL);
     return left;
 }
 
 /* Carry the N streams, each in a child. Returns the exit status, or ends by the signal it got. The
  * parent's one wait is here: for its children, whose waits have deadlines, signals, an alarm. */
-static int carry(struct stream *s, int n, sigset_t *wanted) {
+static int carry(struct stream *s, int n) {
     struct start start = { .all = s, .n = n };
+    sigset_t wanted;
     char why[WHY_MAX];
     int status = 0, sig, got = 0;
+    signals_begin(&wanted);
     if (!discover(s, n, 0, why)) { say(LOG_ERROR, "%s", why); return 1; }
     say(LOG_INFO, "rendezvous %s", set.rdv.text);
     if (socketpair(AF_UNIX, SOCK_DGRAM, 0, set.purse) < 0) die("socketpair");
     set_nonblocking(set.purse[0]);
     job_write(set.purse[1], &(struct creds){ .why = "" }, sizeof (struct creds));
-    sigprocmask(SIG_BLOCK, wanted, &start.mask);
+    sigprocmask(SIG_BLOCK, &wanted, &start.mask);
     for (int i = 0; i < n; i++) {
-        struct job rdv = { 0, -1 }, stream = { 0, -1 };
         set.who = start.s = &s[i];
-        if (job_start(&rdv, rdv_job, &start, why)) start.rdv = rdv.fd;
-        if (!rdv.pid || !job_start(&stream, stream_job, &start, why)) {
+        if (!job_start(&s[i].rdv, rdv_job, &start, why)
+            || !job_start(&s[i].child, stream_job, &start, why)) {
             say(LOG_ERROR, "%s", why);
             status = 1;
         }
-        close_fd(&rdv.fd);
-        close_fd(&stream.fd);
-        s[i].rdv = rdv.pid;
-        s[i].child = stream.pid;
-        s[i].rdv_end = after(WITHDRAW_MS).at;
+        close_fd(&s[i].rdv.fd);
+        close_fd(&s[i].child.fd);
+        s[i].rdv_end = after(WITHDRAW_MS);
     }
-    set.who = NULL;
     let_go(s, n, NULL, -1);
     while (streams_left(s, n, &status)) {
-        sigwait(wanted, &sig);
+        sigwait(&wanted, &sig);
         if (sig == SIGCHLD || sig == SIGALRM || got) continue;
         got = sig;
         for (int i = 0; i < n; i++) {                   /* the rendezvous processes then withdraw */
-            if (s[i].child) kill(s[i].child, SIGKILL);
-            if (s[i].child) waitpid(s[i].child, NULL, 0);   /* so nothing is written after us */
-            s[i].child = 0;
-            s[i].rdv_end = after(WITHDRAW_HASTE_MS).at;
+            job_end(&s[i].child);                       /* ended: nothing is written after us */
+            s[i].rdv_end = after(WITHDRAW_HASTE_MS);
         }
     }
     if (!got) return status;
-    signal(got, SIG_DFL);
-    sigprocmask(SIG_UNBLOCK, wanted, NULL);
+    sigprocmask(SIG_UNBLOCK, &wanted, NULL);
     raise(got);
     return 1;
 }
 
 static int print_addresses(void) {
-    struct stream s = { .listener = -1, .udp = -1 };
+    struct stream s = { .listener = -1, .udp = -1, .stun = -1 };
     char why[WHY_MAX];
     if (!discover(&s, 1, 1, why)) { say(LOG_ERROR, "%s", why); return 1; }
     printf("local_addr=%s\nexternal_addr=%s\nsource=%s\n", SHOW(&s.local), SHOW(&s.external),
            s.source);
-    if (s.mapping) printf("mapping=%s\n", s.mapping);
+    if (s.mapping)
+        printf("mapping=endpoint-%sdependent\n", s.mapping == MAPPING_DEPENDENT ? "" : "in");
     return printed();
 }
 
@@ -2376,9 +2310,7 @@ int main(int argc, char **argv) {
     int n = words ? 1 : argc - 1, status = 0;
     struct stream *s;
     struct rlimit files = { RLIM_INFINITY, RLIM_INFINITY };
-    sigset_t wanted;
     standard_open();
-    signals_begin(&wanted);
     signal(SIGPIPE, SIG_IGN);                              /* what cannot be printed is an error */
     if (strcmp(first, "--help") == 0) return print_help();
     if (strcmp(first, "--version") == 0) return printf("pashlib %s\n", VERSION) < 0 || printed();
@@ -2387,14 +2319,13 @@ int main(int argc, char **argv) {
     if (!strcmp(first, "addr")) return n > 1 ? usage("addr stands alone") : print_addresses();
     if (words && (argc < 5 || argc > 6)) return usage("%s takes KEY ME PEER [PATH]", first);
     if (!(s = calloc((size_t)n, sizeof *s))) die("memory");
-    if (words) status = stream_parse(s, argv + 1, argc > 5 ? argv[5] : "-");
-    for (int i = 0; i < n && !words && !status; i++) status = stream_split(&s[i], argv[1 + i]);
+    for (int i = 0; i < n && !status; i++)
+        status = words ? stream_parse(&s[i], argv + 1) : stream_split(&s[i], argv[1 + i]);
     if (!status) status = streams_check(s, n);
     if (!status && set.rdv.kind == RDV_DYNAMODB) status = dynamodb_check(s, n);
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
-    signal(SIGPIPE, SIG_DFL);
-    if (!status) status = carry(s, n, &wanted);
+    if (!status) status = carry(s, n);
     free(s);
     return status;
 }

@@ -120,11 +120,11 @@ python() { need "$1" python3; }
 # ---- tools: servers that lie, and a peer with a mind of its own ----
 
 cat >"$tmp/stun.py" <<'END'
-# A STUN server a mode, each on a port of its own; the file named in argv[1] lists them.
-import os, select, socket, struct, sys, time
+# A STUN server a mode, each on a port of its own, UDP and TCP; the file named in argv[1] lists them.
+import os, select, socket, struct, sys, threading, time
 C = b"\x21\x12\xa4\x42"
 MODES = ("good other mapped ipv6 wrongid wrongcookie badlen cutattr unspec port0 multicast error errid late "
-         "silent forged othersock lose1 lose2 noaddr").split()
+         "silent forged othersock lose1 lose2 noaddr pieces huge half").split()
 socks = {}
 def attr(kind, value): return struct.pack("!HH", kind, len(value)) + value + b"\0" * (-len(value) % 4)
 def xor(ip, port, tid, kind=0x20, plain=False):
@@ -137,9 +137,54 @@ def xor(ip, port, tid, kind=0x20, plain=False):
 def msg(body, tid, kind=0x101, cookie=C, add=0):
     return struct.pack("!HH", kind, len(body) + add) + cookie + tid + body
 extra = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); extra.bind(("127.0.0.1", 0))
-for mode in MODES:
-    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("127.0.0.1", 0)); socks[s] = mode
 count, later, seen = {}, [], open(sys.argv[1] + ".log", "w", 1)
+def answers(mode, tid):
+    good = msg(attr(0x8022, b"fake") + xor("198.51.100.7", 4242, tid), tid)
+    return {
+        "good": [good, good], "other": [msg(xor("198.51.100.7", 4343, tid), tid)],
+        "mapped": [msg(xor("198.51.100.7", 4242, tid, 0x01, True), tid)],
+        "ipv6": [msg(xor("2001:db8::9", 4242, tid), tid)],
+        "wrongid": [msg(xor("198.51.100.66", 1, tid), bytes(12))],
+        "wrongcookie": [msg(xor("198.51.100.66", 1, tid), tid, cookie=b"\x21\x12\xa4\x43")],
+        "badlen": [msg(xor("198.51.100.66", 1, tid), tid, add=4), msg(xor("198.51.100.66", 1, tid), tid, add=-4)],
+        "cutattr": [msg(struct.pack("!HH", 0x20, 8) + b"\0\1", tid)],
+        "unspec": [msg(xor("0.0.0.0", 5, tid), tid)], "port0": [msg(xor("198.51.100.66", 0, tid), tid)],
+        "multicast": [msg(xor("224.0.0.1", 5, tid), tid)],
+        "error": [msg(attr(9, b"\0\0\4\x14Un\x1b[31mknown"), tid, 0x111)],
+        "errid": [msg(attr(9, b"\0\0\4\x14No"), bytes(12), 0x111)],
+        "forged": [b"", b"x" * 1500, msg(xor("198.51.100.66", 1, tid), bytes(12)), good],
+        "noaddr": [msg(attr(0x8022, b"nothing"), tid)], "pieces": [good], "late": [good],
+        "huge": [msg(attr(0x8022, bytes(2040)) + xor("198.51.100.66", 1, tid), tid)], "half": [good[:-4]],
+        "lose1": [good] if count.get(mode, 0) > 1 else [], "lose2": [good] if count.get(mode, 0) > 2 else [],
+    }.get(mode, [])
+def talk(c, mode):                                      # one TCP connection
+    q, c = b"", c
+    try:
+        while len(q) < 20: q += c.recv(20 - len(q)) or exit()
+        seen.write("tcp-%s %.3f %s %s\n" % (mode, time.time(), q.hex(), c.getpeername()[1]))
+        if mode == "late": time.sleep(0.4)
+        if mode == "forged": c.sendall(msg(xor("198.51.100.66", 1, q[8:20]), bytes(12)))
+        for m in answers("good" if mode == "forged" else mode, q[8:20]):
+            for b in [m[i:i + 1] for i in range(len(m))] if mode == "pieces" else [m]:
+                c.sendall(b)
+                if mode == "pieces": time.sleep(0.005)
+        if mode == "half": return
+        rest = c.recv(100)
+        seen.write("tcp-%s closed after %d more\n" % (mode, len(rest)))
+    except (OSError, SystemExit) as e: seen.write("tcp-%s over: %r\n" % (mode, e))
+    finally: c.close()
+def listen(t, mode):
+    while True: threading.Thread(target=talk, args=(t.accept()[0], mode), daemon=True).start()
+for mode in MODES:
+    while True:
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("127.0.0.1", 0))
+        t = socket.socket()
+        t.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try: t.bind(s.getsockname())
+        except OSError: continue
+        break
+    t.listen(16); socks[s] = mode
+    threading.Thread(target=listen, args=(t, mode), daemon=True).start()
 with open(sys.argv[1] + ".new", "w") as f:
     for s, mode in socks.items(): f.write("%s %d\n" % (mode, s.getsockname()[1]))
 os.rename(sys.argv[1] + ".new", sys.argv[1])
@@ -150,23 +195,7 @@ while True:
         mode, tid = socks[s], q[8:20]
         count[mode] = count.get(mode, 0) + 1
         seen.write("%s %.3f %s %s\n" % (mode, time.time(), q.hex(), who[1]))
-        good = msg(attr(0x8022, b"fake") + xor("198.51.100.7", 4242, tid), tid)
-        a = {
-            "good": [good, good], "other": [msg(xor("198.51.100.7", 4343, tid), tid)],
-            "mapped": [msg(xor("198.51.100.7", 4242, tid, 0x01, True), tid)],
-            "ipv6": [msg(xor("2001:db8::9", 4242, tid), tid)],
-            "wrongid": [msg(xor("198.51.100.66", 1, tid), bytes(12))],
-            "wrongcookie": [msg(xor("198.51.100.66", 1, tid), tid, cookie=b"\x21\x12\xa4\x43")],
-            "badlen": [msg(xor("198.51.100.66", 1, tid), tid, add=4), msg(xor("198.51.100.66", 1, tid), tid, add=-4)],
-            "cutattr": [msg(struct.pack("!HH", 0x20, 8) + b"\0\1", tid)],
-            "unspec": [msg(xor("0.0.0.0", 5, tid), tid)], "port0": [msg(xor("198.51.100.66", 0, tid), tid)],
-            "multicast": [msg(xor("224.0.0.1", 5, tid), tid)],
-            "error": [msg(attr(9, b"\0\0\4\x14Un\x1b[31mknown"), tid, 0x111)],
-            "errid": [msg(attr(9, b"\0\0\4\x14No"), bytes(12), 0x111)],
-            "forged": [b"", b"x" * 1500, msg(xor("198.51.100.66", 1, tid), bytes(12)), good],
-            "noaddr": [msg(attr(0x8022, b"nothing"), tid)],
-            "lose1": [good] if count[mode] > 1 else [], "lose2": [good] if count[mode] > 2 else [],
-        }.get(mode, [])
+        good, a = answers("good", tid)[0], [] if mode == "late" else answers(mode, tid)
         for m in a: s.sendto(m, who)
         if mode == "othersock": extra.sendto(good, who)
         if mode == "late" and count[mode] == 1: later.append((time.time() + 1.2, s, good, who))
@@ -180,6 +209,7 @@ import json, os, socket, sys, threading, time
 MODES = ("v2 v1 v1-404 v1-500 hang nopub garbage cut cuthead toolong slow slower redirect badtoken ipv6 newline "
          "nolen unspec closed badlen put400 quiet role rolestale roleonce nul norole rolefail rolemissing").split()
 ROLE, fetched = "GET /latest/meta-data/iam/security-credentials/", {}
+public = sys.argv[2] if len(sys.argv) > 2 else ""       # of the one service at 169.254.169.254
 log = open(sys.argv[1] + ".log", "w", 1)
 def answer(c, status, body, length=None, headers=""):
     length = "" if length == -1 else "Content-Length: %d\r\n" % (len(body) if length is None else length)
@@ -196,7 +226,7 @@ def serve(c, mode):
         put = q.startswith("PUT /latest/api/token HTTP/1.0\r\n") and "X-aws-ec2-metadata-token-ttl-seconds: " in q
         get = q.startswith("GET /latest/meta-data/public-ipv4 HTTP/1.0\r\n") and "\r\nHost: " in q
         token = "X-aws-ec2-metadata-token: TOKEN==" in q
-        ip = "198.51.100.9"
+        ip = public or "198.51.100.9"
         if mode == "quiet": time.sleep(30)
         elif put and mode == "hang": time.sleep(30)
         elif put and mode == "badtoken": answer(c, "200 OK", "TOK\r\nX-Evil: 1")
@@ -240,8 +270,8 @@ def listen(s, mode):
         if mode == "closed": c.close()
         else: threading.Thread(target=serve, args=(c, mode), daemon=True).start()
 with open(sys.argv[1] + ".new", "w") as f:
-    for mode in MODES:
-        s = socket.socket(); s.bind(("127.0.0.1", 0)); s.listen(50)
+    for mode in ["v2"] if public else MODES:
+        s = socket.socket(); s.bind(("169.254.169.254", 80) if public else ("127.0.0.1", 0)); s.listen(50)
         f.write("%s %d\n" % (mode, s.getsockname()[1]))
         threading.Thread(target=listen, args=(s, mode), daemon=True).start()
 os.rename(sys.argv[1] + ".new", sys.argv[1])
@@ -376,12 +406,14 @@ print(n)
 sys.exit(p.wait())
 END
 cat >"$tmp/strangers.py" <<'END'
-# argv: port, how many connections that say nothing, how many that say something else. Holds them for 20 s.
-import os, socket, sys, time
-held = []
-for i in range(int(sys.argv[2]) + int(sys.argv[3])):
+# argv: port, how many connections that say nothing, that say something else, that say what node 0 would say to node 1,
+# which takes no key, and then nothing. Holds them for 20 s.
+import os, socket, struct, sys, time
+held, quiet, loud, mirror = [], *map(int, sys.argv[2:5])
+for i in range(quiet + loud + mirror):
     c = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
-    if i >= int(sys.argv[2]): c.sendall(os.urandom(100) if i % 2 else b"GET / HTTP/1.0\r\n\r\n")
+    if i >= quiet + loud: c.sendall(b"PASHLIB1" + struct.pack("!B3xII", 1, 0, 1) + os.urandom(16)); c.recv(36)
+    elif i >= quiet: c.sendall(os.urandom(100) if i % 2 else b"GET / HTTP/1.0\r\n\r\n")
     held.append(c)
 print("held", flush=True)
 time.sleep(20)
@@ -540,11 +572,11 @@ static void hashes(void)
     char text[2 * HASH + 1], longkey[131];
     unsigned char out[HASH];
     for (size_t i = 0; i < COUNT(sums); i++) {
-        struct sha256 s;
-        sha256_begin(&s);
-        for (long k = 0; k < sums[i].times; k++) sha256_add(&s, sums[i].text, strlen(sums[i].text));
-        sha256_end(&s, out);
-        hex(out, HASH, text);
+        size_t len = strlen(sums[i].text), times = (size_t)sums[i].times;
+        char *data = malloc(len * times + 1);
+        for (size_t k = 0; k < times; k++) memcpy(data + k * len, sums[i].text, len);
+        hex(sha256(NULL, data, len * times, out), HASH, text);
+        free(data);
         is(sums[i].text, sums[i].want, text);
     }
     for (size_t i = 0; i < COUNT(macs); i++) {
@@ -911,13 +943,13 @@ PASH_PUBLIC_IP|224.0.0.1|want the IP
 PASH_PUBLIC_IP|203.0.113|want the IP
 PASH_PUBLIC_IP|203.0.113.7:80|want the IP
 PASH_STUN_SERVER|a b|"a b" is no host name
-PASH_STUN_SERVER|a,|want \[udp:\]HOST
-PASH_STUN_SERVER|,a|want \[udp:\]HOST
+PASH_STUN_SERVER|a,|want \[udp:|tcp:\]HOST
+PASH_STUN_SERVER|,a|want \[udp:|tcp:\]HOST
 PASH_STUN_SERVER|a:0|"a:0" is no HOST
 PASH_STUN_SERVER|a:99999|"a:99999" is no HOST
 PASH_STUN_SERVER|300.1.1.1|"300.1.1.1" is no host name
 PASH_STUN_SERVER|0.0.0.0:3478|0.0.0.0 is not the address of one host
-PASH_STUN_SERVER|tcp:a|tcp: servers are not supported yet
+PASH_STUN_SERVER|tcp:|"" is no HOST or HOST:PORT
 PASH_STUN_SERVER|a,b,c,d,e,f,g,h,i|want at most 8 servers
 PASH_RENDEZVOUS|/tmp/x|want dir:PATH or dynamodb:TABLE
 PASH_RENDEZVOUS|dir:|want a PATH
@@ -1007,6 +1039,11 @@ t_stun() {
         has 'a name, its port 3478' "$tmp/out" '^source=stun$'
         addr PASH_STUN_SERVER=127.0.0.1,udp:localhost:3478
         has 'two servers agree' "$tmp/out" '^mapping=endpoint-independent$'
+        addr PASH_STUN_SERVER=tcp:127.0.0.1
+        is 'coturn over TCP' '0 stun' "$status $(sed -n 's/^source=//p' "$tmp/out")"
+        is 'coturn over TCP sees the port of the stream' "$(sed -n 's/^local_addr=//p' "$tmp/out")" "$(sed -n 's/^external_addr=//p' "$tmp/out")"
+        addr 'PASH_STUN_SERVER=tcp:[::1]:3478,tcp:localhost'
+        has 'coturn over TCP, IPv6' "$tmp/out" '^external_addr=\[::1\]:[0-9]*$'
         addr PASH_PUBLIC_ADDR=203.0.113.7:41000 PASH_STUN_SERVER=127.0.0.1
         is 'PASH_PUBLIC_ADDR gives the first port, STUN the address' 'local_addr=127.0.0.1:41000 external_addr=127.0.0.1:41000 source=stun ' "$(tr '\n' ' ' <"$tmp/out")"
         stop coturn
@@ -1027,6 +1064,52 @@ late 198.51.100.7:4242
 lose1 198.51.100.7:4242
 lose2 198.51.100.7:4242
 END
+    for mode in good mapped ipv6 forged pieces late; do
+        addr "PASH_STUN_SERVER=tcp:127.0.0.1:$(stun_port $mode)"
+        want=198.51.100.7:4242
+        [ $mode = ipv6 ] && want='\[2001:db8::9\]:4242'
+        has "STUN over TCP, $mode" "$tmp/out" "^external_addr=$want\$"
+    done
+    for mode in wrongid wrongcookie unspec noaddr silent; do
+        addr PASH_STUN_TIMEOUT_MS=150 "PASH_STUN_SERVER=tcp:127.0.0.1:$(stun_port $mode)"
+        has "STUN over TCP, $mode: the wait goes on" "$tmp/err" "^pashlib: STUN discovery failed: tcp:127.0.0.1:$(stun_port $mode): no answer within 150 ms\$"
+    done
+    while read -r mode reason; do
+        addr "PASH_STUN_SERVER=tcp:127.0.0.1:$(stun_port "$mode")"
+        has "STUN over TCP, $mode" "$tmp/err" "^pashlib: STUN discovery failed: tcp:127.0.0.1:$(stun_port "$mode"): $reason\$"
+    done <<'END'
+huge Message too long
+half Connection reset by peer
+error error 420 Un\\x1b\[31mknown
+END
+    addr PASH_STUN_SERVER=tcp:127.0.0.1:9
+    has 'nobody listens' "$tmp/err" '^pashlib: STUN discovery failed: tcp:127.0.0.1:9: Connection refused$'
+    addr "PASH_STUN_SERVER=127.0.0.1:$(stun_port other),tcp:127.0.0.1:$(stun_port late)"
+    has 'TCP is preferred within the head start' "$tmp/out" '^external_addr=198.51.100.7:4242$'
+    is 'UDP and TCP do not compare' 0 "$(grep -c mapping "$tmp/out")"
+    addr "PASH_STUN_SERVER=127.0.0.1:$(stun_port good),tcp:127.0.0.1:$(stun_port silent)"
+    has 'TCP is silent' "$tmp/out" '^external_addr=198.51.100.7:4242$'
+    addr "PASH_STUN_SERVER=tcp:127.0.0.1:$(stun_port good),tcp:127.0.0.1:$(stun_port other)"
+    has 'servers that differ, over TCP' "$tmp/out" '^mapping=endpoint-dependent$'
+    has 'one request over TCP' "$tmp/stun.log" '^tcp-late [0-9.]* 000100002112a442[0-9a-f]\{24\} '
+    is 'and no other' '' "$(grep '^tcp-.* after [1-9]' "$tmp/stun.log")"
+    rm -rf "$tmp/rdv"
+    mkfifo "$tmp/fifo"
+    bg S env -u PASH_NO_HOLEPUNCH PASH_STUN_SERVER="tcp:127.0.0.1:$(stun_port mapped)" $P send k 1 2 "$tmp/fifo"
+    until_true test -f "$tmp/rdv/k/N_1"
+    over=$(grep -c '^tcp-mapped over' "$tmp/stun.log")
+    has 'registered as the server saw it' "$tmp/rdv/k/N_1" '"external_addr":"198.51.100.7:4242"'
+    is 'from the port of the stream' "$(sed 's/.*local_addr":"127.0.0.1:\([0-9]*\)".*/\1/' "$tmp/rdv/k/N_1")" "$(sed -n 's/^tcp-mapped .* \([0-9]*\)$/\1/p' "$tmp/stun.log" | tail -n 1)"
+    sleep 0.3
+    is 'the connection to the server stays' "$over" "$(grep -c '^tcp-mapped over' "$tmp/stun.log")"
+    bg R $P recv k 2 1
+    closed() { [ "$(grep -c '^tcp-mapped over' "$tmp/stun.log")" = $((over + 1)) ]; }
+    until_true closed
+    is 'and goes once the stream is connected' 0 $?
+    echo data >"$tmp/fifo"
+    both 'a stream with STUN over TCP' '0 0'
+    is 'what it carried' data "$(cat "$tmp/R.out")"
+    rm "$tmp/fifo"
     for mode in wrongid wrongcookie badlen cutattr unspec port0 multicast errid silent othersock noaddr; do
         addr PASH_STUN_TIMEOUT_MS=150 "PASH_STUN_SERVER=127.0.0.1:$(stun_port $mode)"
         has "STUN, $mode: the wait goes on" "$tmp/err" "^pashlib: STUN discovery failed: 127.0.0.1:$(stun_port $mode): no answer within 150 ms\$"
@@ -1503,7 +1586,7 @@ t_connect() {
         bg R env PASH_PUBLIC_ADDR=127.0.0.1:44000 $P recv k 1 0 "$tmp/out1"
         until_true test -f "$tmp/rdv/k/N_1"
         port=$(sed 's/.*:\([0-9]*\)"}/\1/' "$tmp/rdv/k/N_1")
-        bg strangers python3 "$tmp/strangers.py" "$port" 40 40
+        bg strangers python3 "$tmp/strangers.py" "$port" 40 40 0
         until_true grep -q held "$tmp/strangers.out"
         bg S $P send k 0 1 "$tmp/in"
         both '80 strangers hold connections: the peer gets through' '0 0'
@@ -1579,6 +1662,13 @@ t_connect() {
     until_true test -f "$tmp/rdv/k/N_1"
     bg S python3 "$tmp/peer.py" "$tmp/rdv" k 0 1 send-crowded
     both '40 strangers between HELLO and PROOF' '0 0'
+    bg R $P recv k 1 0 "$tmp/x"
+    until_true test -f "$tmp/rdv/k/N_1"
+    bg strangers python3 "$tmp/strangers.py" "$(sed 's/.*:\([0-9]*\)"}/\1/' "$tmp/rdv/k/N_1")" 0 0 40
+    until_true grep -q held "$tmp/strangers.out"
+    bg S python3 "$tmp/peer.py" "$tmp/rdv" k 0 1 send-crowded
+    both '40 strangers who say HELLO as the peer would' '0 0'
+    stop strangers
     rm -rf "$tmp/rdv"
     for mode in send-big send-total send-cutframe send-noend send-cutend; do
         bg S python3 "$tmp/peer.py" "$tmp/rdv" k 0 1 $mode
@@ -1950,6 +2040,399 @@ t_processes() {
     is 'the other is carried' "$(sha256sum <"$tmp/in")" "$(sha256sum <"$tmp/got")"
 }
 
+# ---- hole punching, in a laboratory of network namespaces ----
+#
+# Two hosts, each behind a NAT box, and a server between all boxes. Node NAME number N is the host hNAME (10.0.N.2) and its
+# box nNAME (203.0.113.N to the outside); the server, "core", has two addresses, and coturn on them. The kinds of box:
+#   open     a 1:1 address                              sg       the same behind a stateful filter, as an EC2 security group
+#   drop     masquerade that keeps the port, and drops  rst      the same, but resets what it does not know
+#            what it does not know, as Lambda           sym      a random port for every connection
+#   udp, tcp as drop, but the port is taken for UDP or for TCP: the two get different ones
+nat_rules() {                                       # KIND N
+    snat='masquerade' dnat='' unknown='drop'
+    case $1 in
+    open | sg) snat="snat to 203.0.113.$2" dnat="iifname \"out\" ip daddr 203.0.113.$2 dnat to 10.0.$2.2" ;;
+    rst) unknown='meta l4proto tcp reject with tcp reset' ;;
+    sym) snat='masquerade fully-random' ;;
+    udp | tcp) snat="meta l4proto $1 snat to 203.0.113.$2 : $1 sport map { $(awk 'BEGIN { for (i = 0; i < 1000; i++) printf "%s5%04d : 4%04d", i ? ", " : "", i, i }') }; oifname \"out\" masquerade" ;;
+    esac
+    [ "$1" = open ] && unknown=accept
+    cat <<END
+    table ip lab {
+        chain first { type nat hook prerouting priority -100; $dnat; }
+        chain last { type nat hook postrouting priority 100; ip daddr 10.0.0.0/8 accept; oifname "out" $snat; }
+        chain inward { ct state established,related accept; $unknown; }
+        chain outward { }
+        chain cut { type filter hook forward priority -1; }
+        chain here { type filter hook input priority 0; iifname "out" jump inward; }
+        chain through {
+            type filter hook forward priority 0
+            iifname "out" jump inward
+            oifname "out" jump outward
+        }
+    }
+END
+}
+on() {                                              # NAMESPACE COMMAND...
+    on_ns=$1
+    shift
+    ip netns exec "$on_ns" "$@"
+}
+lab_node() {                                        # NAME KIND N [LAG]: LAG ms on its way to the server and back
+    ip netns add "h$1" && ip netns add "n$1" || return 1
+    ip link add eth0 netns "h$1" type veth peer name in netns "n$1" || return 1
+    if [ -n "${4-}" ]; then
+        bg "lag$1" python3 "$tmp/lag.py" "n$1" "p$1" "$4"
+        until_true ip -n core link show "p$1"
+    else
+        ip link add out netns "n$1" type veth peer name "p$1" netns core || return 1
+    fi
+    ip -n "h$1" link set lo up
+    ip -n "h$1" addr add "10.0.$3.2/24" dev eth0
+    ip -n "h$1" link set eth0 up
+    ip -n "h$1" route add default via "10.0.$3.1"
+    ip -n "n$1" link set lo up
+    ip -n "n$1" addr add "10.0.$3.1/24" dev in
+    ip -n "n$1" addr add "203.0.113.$3/32" dev out
+    ip -n "n$1" link set in up
+    ip -n "n$1" link set out up
+    ip -n "n$1" route add 203.0.113.1 dev out
+    ip -n "n$1" route add default via 203.0.113.1 dev out onlink
+    ip -n core link set "p$1" up
+    ip -n core route add "203.0.113.$3" dev "p$1"
+    on "n$1" sysctl -qw net.ipv4.ip_forward=1
+    case $2 in udp | tcp) on "h$1" sysctl -qw net.ipv4.ip_local_port_range='50000 50999' ;; esac
+    nat_rules "$2" "$3" | on "n$1" nft -f -
+}
+cat >"$tmp/lag.py" <<'END'
+# A link with a lag between "out" in namespace argv[1] and argv[2] in core, both TUN devices; argv[3] ms each way.
+import ctypes, fcntl, os, select, struct, sys, time
+def tun(ns, name):
+    with open("/run/netns/" + ns) as f: assert ctypes.CDLL(None).setns(f.fileno(), 0x40000000) == 0
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    fcntl.ioctl(fd, 0x400454ca, struct.pack("16sH22x", name.encode(), 0x1001))  # TUNSETIFF: IFF_TUN | IFF_NO_PI
+    return fd
+a, b = tun(sys.argv[1], "out"), tun("core", sys.argv[2])
+other, queue = {a: b, b: a}, []
+while True:
+    for fd in select.select([a, b], [], [], max(0, queue[0][0] - time.time()) if queue else None)[0]:
+        try: queue.append((time.time() + float(sys.argv[3]) / 1000, other[fd], os.read(fd, 65536)))
+        except OSError: pass                            # not up yet
+    while queue and queue[0][0] <= time.time():
+        try: os.write(*queue.pop(0)[1:])
+        except OSError: pass
+END
+# The program on node $1's host, as deployed, with STUN; settings may come before it: $at NODE [SETTING...] $P ...
+at=$tmp/lab-at # no blanks in it
+cat >"$at" <<END
+#!/bin/sh
+node=\$1
+shift
+exec ip netns exec "h\$node" env -u PASH_NO_HOLEPUNCH -u PASH_PUBLIC_IP PASH_STUN_SERVER=203.0.113.1,203.0.113.2 \
+    PASH_RENDEZVOUS=dir:$tmp/lab "\$@"
+END
+chmod +x "$at"
+lab_start() {                                       # 0: there is a laboratory; $lab keeps it
+    [ -z "${lab-}" ] || return "$lab"
+    lab=1
+    need 'the NAT laboratory' ip nft turnserver python3 || return 1
+    [ -n "${PASHLIB_NS-}" ] || { skip 'the NAT laboratory' 'no namespace could be made'; return 1; }
+    if ! { mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && ip netns add core; }; then
+        skip 'the NAT laboratory' 'ip netns add does not work here; it needs root'
+        return 1
+    fi
+    ip -n core addr add 203.0.113.1/32 dev lo
+    ip -n core addr add 203.0.113.2/32 dev lo
+    ip -n core link set lo up
+    on core sysctl -qw net.ipv4.ip_forward=1
+    for port in 3478 19302; do
+        bg turn$port ip netns exec core turnserver -n --stun-only --no-cli --no-tls --no-dtls -L 203.0.113.1 -L 203.0.113.2 -p $port \
+            --no-stdout-log --log-file=/dev/null --pidfile "$tmp/turn$port"
+    done
+    number=10
+    for node in open1 open2 sg1 sg2 drop1 drop2 sym1 sym2 udp1 udp2 tcp1 tcp2 rst1:20 rst2:20 rst3 vpc1 vpc2 loss10 loss30 loss50 \
+        quiet1 quiet2 strict1 strict2 down1 down2 gone1 gone2 imds1 imds2 none1 none2 fixed; do
+        number=$((number + 1))
+        lag='' kind=drop
+        case $node in
+        *:*) lag=${node#*:} node=${node%:*} ;;
+        esac
+        case $node in
+        open* | sg* | sym* | udp* | tcp* | rst*) kind=${node%?} ;;
+        vpc*) kind=open ;;
+        imds* | fixed) kind=sg ;;
+        esac
+        lab_node "$node" "$kind" "$number" "$lag" || { fail "the NAT laboratory: node $node"; return 1; }
+        eval "number_$node=$number"
+    done
+    answers() { $at drop1 "PASH_STUN_SERVER=203.0.113.1:$1" PASH_STUN_TIMEOUT_MS=500 $P addr | grep -q source=stun; }
+    for port in 3478 19302; do
+        until_true answers $port || { fail "the NAT laboratory: coturn does not answer at $port"; return 1; }
+    done
+    echo word >"$tmp/word"
+    lab=0
+}
+outside() { eval "echo 203.0.113.\$number_$1"; }
+inside() { eval "echo 10.0.\$number_$1"; }
+sever() { on "n$1" nft add rule ip lab cut drop; }    # NODE: nothing passes its box until ...
+mend() { on "n$1" nft flush chain ip lab cut; }
+meet() {                                            # A B RUNS SETTING...: A with B; a line each in $tmp/meet.A.B
+    meet_a=$1 meet_b=$2 meet_runs=$3
+    shift 3
+    for run in $(seq "$meet_runs"); do
+        # each of them is the later one in turn, and has the lower number in turn
+        if [ $((run % 2)) = 0 ]; then early=$meet_a late=$meet_b; else early=$meet_b late=$meet_a; fi
+        me=$((1 + run / 2 % 2))
+        k=$meet_a.$meet_b.$run
+        $at "$early" "$@" $P send "$k" $me $((3 - me)) "$tmp/word" 2>"$tmp/$k.early" &
+        until_true test -f "$tmp/lab/$k/N_$me"
+        since=$(date +%s%N)
+        $at "$late" "$@" $P recv "$k" $((3 - me)) $me "$tmp/$k.out" 2>"$tmp/$k.late"
+        got=$?
+        wait $!
+        echo "$? $got $((($(date +%s%N) - since) / 1000000)) $(cmp "$tmp/word" "$tmp/$k.out" >&2 && echo same)"
+    done >"$tmp/meet.$meet_a.$meet_b" 2>"$tmp/meet.$meet_a.$meet_b.err"
+}
+met() {                                             # A B RUNS: they did, each time, within a second
+    median=$(sort -n -k 3 "$tmp/meet.$1.$2" | awk '{ ms[NR] = $3 } END { print ms[int((NR + 1) / 2)] / 1000 }')
+    good=$(grep -c '^0 0 .* same$' "$tmp/meet.$1.$2")
+    is "$1 with $2: $3 runs of $3" "$3" "$good"
+    is "$1 with $2: within 1 s of the start of the later one" '' "$(awk '$3 >= 1000' "$tmp/meet.$1.$2")"
+    printf '# %s with %s: %d of %d, median %.3f s\n' "$1" "$2" "$good" "$3" "$median"
+}
+never() {                                           # A B: no hole can be punched, and they say so; started as V1A.B and V2A.B
+    v=$1.$2
+    ended "V1$v"
+    first=$status
+    ended "V2$v"
+    is "$1 with $2: both fail" '1 1' "$first $status"
+    for end in 1 2; do
+        has "$1 with $2: both ends' addresses, and what was tried" "$tmp/V$end$v.err" \
+            "no connection to node $((3 - end)) (external 203.0.113.[0-9]*:[0-9]*, local 10.0.[0-9]*.2:[0-9]*) from 203.0.113.[0-9]*:[0-9]* within [27][.0-9]* s: [0-9]* \(attempts timed out\|refused\)"
+    done
+    mapped='; the NAT here gives a different port to every destination (mapping=endpoint-dependent)$'
+    case $1 in sym*) has "$1 with $2: why" "$tmp/V1$v.err" "$mapped" ;; *) hasnt "$1 with $2: why" "$tmp/V1$v.err" "$mapped" ;; esac
+    case $2 in sym*) has "$1 with $2: why" "$tmp/V2$v.err" "$mapped" ;; *) hasnt "$1 with $2: why" "$tmp/V2$v.err" "$mapped" ;; esac
+}
+real() {                                            # NODE SETTING...: pashlib addr there, all else as it comes
+    real_node=$1
+    shift
+    run ip netns exec "h$real_node" env -i "PATH=$PATH" "$@" $P addr
+    is "$real_node, $*: exit 0" 0 $status
+}
+lossy() {                                           # NAME NODE MOST: how many of 128 streams may find no answer; see nat_start
+    ended "$1"
+    found=$(grep -c 'STUN discovery succeeded' "$tmp/$1.err")
+    is "$1: STUN or fallback" 128 $((found + $(grep -c 'Fallback succeeded' "$tmp/$1.err")))
+    is "$1: $found of 128 are found, as the schedule allows" 1 $((128 - found <= $3))
+    is "$1: and no wrong address" '' "$(sed -n 's/.*STUN discovery succeeded - //p' "$tmp/$1.err" |
+        awk -v ip="$(outside "$2")" '{ split($2, l, ":"); split($4, e, ":"); if (e[1] != ip || e[2] != l[2]) print }')"
+    is "$1: packets were lost" 1 $(($(on "n$2" nft list chain ip lab outward | sed -n 's/.*packets \([0-9]*\) .*/\1/p') > 0))
+}
+
+# What takes long: begun first, gathered last.
+nat_start() {
+    lab_start || return
+    # idle for 60 s, through boxes that forget after 45 s; and boxes that forget after 5 s, to show that they do
+    for box in quiet1:45 quiet2:45 strict1:5 strict2:5; do
+        on "n${box%:*}" sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_established="${box#*:}" net.netfilter.nf_conntrack_tcp_loose=0
+    done
+    bg NS1 sh -c "{ echo a; sleep 60; echo b; } | $at quiet1 $P send quiet 1 2"
+    bg NR1 "$at" quiet2 $P recv quiet 2 1
+    bg NS2 sh -c "{ echo a; sleep 10; echo b; sleep 100; } | $at strict1 $P send strict 1 2"
+    bg NR2 "$at" strict2 $P recv strict 2 1
+    # a link that comes back after 5 s, and one that does not
+    bg NS3 sh -c "for i in \$(seq 200); do seq 2000; sleep 0.05; done | $at down1 $P send down 1 2"
+    bg NR3 "$at" down2 $P recv down 2 1
+    bg NS4 sh -c "yes | $at gone1 $P send gone 1 2"
+    bg NR4 "$at" gone2 $P recv gone 2 1 "$tmp/gone"
+    # the second end starts later
+    for later in 0 1 5 20; do
+        bg "NS5$later" "$at" drop1 PASH_PEER_TIMEOUT_MS=60000 $P send later$later 1 2 "$tmp/word"
+        bg "NR5$later" sh -c "sleep $later; exec $at drop2 $P recv later$later 2 1"
+    done
+    # loss on the way to the STUN server: of five requests within 8 s one must get through; with a fallback, of two within 750 ms
+    for percent in 10 30 50; do
+        on nloss$percent nft add rule ip lab outward udp dport 3478 numgen random mod 100 '<' $percent counter drop
+        streams=$(seq 128 | sed "s/.*/recv*loss$percent.&*1*2*x/" | tr '\n' ' ')
+        # shellcheck disable=SC2086 # words
+        bg loss$percent $at loss$percent PASH_STUN_SERVER=203.0.113.1 PASH_PEER_TIMEOUT_MS=1 $P $streams
+    done
+    # shellcheck disable=SC2086
+    bg loss50ip $at loss50 PASH_STUN_SERVER=203.0.113.1 PASH_PUBLIC_IP="$(outside loss50)" PASH_PEER_TIMEOUT_MS=1 $P $streams
+    # STUN blocked by DROP and by REJECT; with IMDS there, and with nothing that answers
+    for box in imds1:drop imds2:reject none1:drop none2:reject; do
+        on "n${box%:*}" nft add rule ip lab outward udp dport '{ 3478, 19302 }' "${box#*:}"
+    done
+    on nnone1 nft add rule ip lab outward ip daddr 169.254.169.254 drop
+    on nnone2 nft add rule ip lab outward ip daddr 169.254.169.254 reject
+    for box in imds1 imds2; do
+        ip -n n$box addr add 169.254.169.254/32 dev in
+        bg $box ip netns exec n$box python3 "$tmp/imds.py" "$tmp/$box" "$(outside $box)"
+    done
+    echo 127.0.0.1 localhost >"$tmp/hosts"
+    echo 203.0.113.1 stun.l.google.com >>"$tmp/hosts"
+    mount --bind "$tmp/hosts" /etc/hosts                # of this test alone
+    bg none1 ip netns exec hnone1 env -i "PATH=$PATH" $P addr
+    until_true test -s "$tmp/NR3.out"
+    sever down1
+    sleep 5
+    mend down1
+    until_true test -s "$tmp/gone"
+    sever gone2
+    gone_since=$(date +%s)
+}
+
+t_nat() {
+    lab_start || return
+    [ -n "${gone_since-}" ] || nat_start
+    # where no hole can be punched: beside the others
+    for pair in sym1.sym2 sym1.drop2 sg2.sym2 sym2.rst3 tcp2.sym1 tcp1.drop2; do
+        bg V1$pair "$at" "${pair%.*}" PASH_CONNECT_TIMEOUT_MS=2000 $P send never.$pair 1 2 "$tmp/word"
+        bg V2$pair "$at" "${pair#*.}" PASH_CONNECT_TIMEOUT_MS=2000 $P recv never.$pair 2 1
+    done
+    for pair in open1.open2 open1.sg1 open1.drop1 sg1.sg2 sg1.drop1 drop1.drop2 sym1.open1 \
+        rst1.rst2 rst1.rst3 rst1.drop1 rst1.sg1 rst1.open1; do
+        meet "${pair%.*}" "${pair#*.}" 20
+        met "${pair%.*}" "${pair#*.}" 20
+    done
+    for pair in udp1.udp2 udp1.open1 udp1.sg1 udp1.drop1 tcp1.tcp2 tcp1.open1 tcp1.sg1 tcp1.drop1 tcp1.udp1 tcp1.rst3; do
+        meet "${pair%.*}" "${pair#*.}" 20 PASH_STUN_SERVER=tcp:203.0.113.1,udp:203.0.113.2
+        met "${pair%.*}" "${pair#*.}" 20
+    done
+    for pair in sym1.sym2 sym1.drop2 sg2.sym2 sym2.rst3 tcp2.sym1 tcp1.drop2; do never "${pair%.*}" "${pair#*.}"; done
+    run $at sym1 $P addr
+    has 'addr behind sym' "$tmp/out" '^mapping=endpoint-dependent$'
+    run $at drop1 $P addr
+    has 'addr behind drop' "$tmp/out" '^mapping=endpoint-independent$'
+    run $at tcp1 PASH_STUN_SERVER=tcp:203.0.113.1,tcp:203.0.113.2 $P addr
+    has 'addr behind tcp' "$tmp/out" "^external_addr=$(outside tcp1):4[0-9]*\$"
+    has 'addr behind tcp' "$tmp/out" '^mapping=endpoint-independent$'
+
+    # what README advises: a range of ports that is open at one end
+    on nfixed nft insert rule ip lab inward tcp dport 5000-5007 accept
+    meet fixed sym2 20 "PASH_PUBLIC_ADDR=$(outside fixed):5000"
+    met fixed sym2 20
+
+    # each sees the other by private and by public addresses at once: one connection is chosen, once
+    ip -n core route add "$(inside vpc1).0/24" dev pvpc1
+    ip -n core route add "$(inside vpc2).0/24" dev pvpc2
+    meet vpc1 vpc2 100
+    met vpc1 vpc2 100
+    is 'two ways to the peer: each end chooses one' 200 "$(cat "$tmp"/vpc1.vpc2.*.early "$tmp"/vpc1.vpc2.*.late | grep -c ': connected to node ')"
+
+    # 32 streams at once, one process an end
+    a='' b=''
+    for i in $(seq 32); do
+        seq $((i * 999)) >"$tmp/n$i.in"
+        a="$a send*many$i*1*2*$tmp/n$i.in" b="$b recv*many$i*2*1*$tmp/n$i.out"
+    done
+    # shellcheck disable=SC2086 # words
+    bg S $at drop1 $P $a
+    # shellcheck disable=SC2086
+    bg R $at sg1 $P $b
+    both '32 streams between drop1 and sg1' '0 0'
+    for i in $(seq 32); do cmp "$tmp/n$i.in" "$tmp/n$i.out"; done >"$tmp/differ" 2>&1
+    is '32 streams between drop1 and sg1: the data' '' "$(cat "$tmp/differ")"
+
+    # two processes at once on one host
+    for setting in PASH_LOG=info "PASH_PUBLIC_ADDR=$(outside sg1):5000"; do
+        for p in 1 2; do bg S$p "$at" sg1 "$setting" $P send two$p 1 2 "$tmp/word"; done
+        for p in 1 2; do bg R$p "$at" sg2 $P recv two$p 2 1; done
+        for p in 1 2; do
+            ended S$p
+            sent=$status
+            ended R$p
+            is "two processes at once, ${setting%%=*}: $p" '0 0 word' "$sent $status $(cat "$tmp/R$p.out")"
+        done
+    done
+    is 'the ports of PASH_PUBLIC_ADDR' '5000 5001 ' "$(cat "$tmp/S1.err" "$tmp/S2.err" | sed -n 's/.*succeeded - .*external_addr: .*:\(.*\)/\1/p' | sort | tr '\n' ' ')"
+
+    # a registration that is left over, whose address is now another server's
+    for stale in 203.0.113.1:3478 "$(outside open2):6000"; do
+        bg other "$at" open2 "PASH_PUBLIC_ADDR=$(outside open2):6000" $P recv other 2 1
+        until_true test -f "$tmp/lab/other/N_2"
+        mkdir -m 700 "$tmp/lab/stale"
+        echo "{\"local_addr\":\"203.0.113.2:3478\",\"external_addr\":\"$stale\"}" >"$tmp/lab/stale/N_2"
+        bg S "$at" drop1 $P send stale 1 2 "$tmp/word"
+        until_true grep -q "connecting from .* to $stale" "$tmp/S.err"
+        sleep 0.5
+        bg R "$at" sg1 $P recv stale 2 1
+        both "left over: $stale" '0 0'
+        is "left over: $stale: the data" word "$(cat "$tmp/R.out")"
+        stop other
+        rm -rf "$tmp/lab/stale" "$tmp/lab/other"
+    done
+
+    # the defaults
+    real open1
+    is 'stun.l.google.com:19302' "$(outside open1) stun" "$(sed -n 's/external_addr=\(.*\):.*/\1/p; s/source=//p' "$tmp/out" | tr '\n' ' ' | sed 's/ $//')"
+    for box in imds1 imds2; do
+        real $box
+        is "$box: the address of IMDS" "$(outside $box) imds" "$(sed -n 's/external_addr=\(.*\):.*/\1/p; s/source=//p' "$tmp/out" | tr '\n' ' ' | sed 's/ $//')"
+        has "$box: why not STUN" "$tmp/err" "STUN discovery failed: stun.l.google.com:19302: "
+        has "$box: says so" "$tmp/err" "AWS metadata service returned public IP: $(outside $box)\$"
+    done
+    meet imds1 imds2 5 PASH_STUN_SERVER= AWS_EC2_METADATA_DISABLED=
+    is 'imds1 with imds2: 5 runs of 5' 5 "$(grep -c '^0 0 .* same$' "$tmp/meet.imds1.imds2")"
+    for box in none1 none2; do
+        real $box "PASH_PUBLIC_IP=$(outside $box)"
+        has "$box: PASH_PUBLIC_IP" "$tmp/out" '^source=PASH_PUBLIC_IP$'
+    done
+    real none2
+    has 'none2: local' "$tmp/out" '^source=local$'
+    has 'none2: why' "$tmp/err" 'AWS metadata query failed: 169.254.169.254:80: Connection refused'
+    ended none1
+    is 'none1: exit 0' 0 "$status"
+    has 'none1: local' "$tmp/none1.out" '^source=local$'
+    has 'none1: why' "$tmp/none1.err" 'STUN discovery failed: stun.l.google.com:19302: no answer within 8000 ms'
+    has 'none1: why' "$tmp/none1.err" 'AWS metadata query failed: 169.254.169.254\(:80: Connection timed out\|: no answer within 2 s\)'
+
+    lossy loss10 loss10 1                               # p^5 of 128: 0.001 expected
+    lossy loss30 loss30 5                               # 0.3
+    lossy loss50 loss50 16                              # 4
+    lossy loss50ip loss50 60                            # p^2: 32
+    for later in 0 1 5 20; do
+        ended NS5$later
+        sent=$status
+        ended NR5$later
+        is "the second end starts $later s later" '0 0 word' "$sent $status $(cat "$tmp/NR5$later.out")"
+    done
+    ended NS3
+    sent=$status
+    ended NR3
+    is 'a link that is down for 5 s' '0 0' "$sent $status"
+    is 'a link that is down for 5 s: the data' "$(for i in $(seq 200); do seq 2000; done | cksum)" "$(cksum <"$tmp/NR3.out")"
+}
+
+# The rest of it, after everything else.
+t_nat_long() {
+    lab_start || return
+    [ -n "${gone_since-}" ] || nat_start
+    while [ ! -f "$tmp/NS1.rc" ] || [ ! -f "$tmp/NS2.rc" ] || [ ! -f "$tmp/NR2.rc" ] || [ ! -f "$tmp/NS4.rc" ] || [ ! -f "$tmp/NR4.rc" ]; do
+        [ $(($(date +%s) - gone_since)) -lt 100 ] || break
+        sleep 1
+    done
+    ended NS1
+    sent=$status
+    ended NR1
+    is 'idle for 60 s, boxes that forget after 45 s' '0 0 a b ' "$sent $status $(tr '\n' ' ' <"$tmp/NR1.out")"
+    ended NS2
+    sent=$status
+    ended NR2
+    is 'boxes that forget after 5 s' '1 1' "$sent $status"
+    has 'boxes that forget after 5 s: the sender' "$tmp/NS2.err" 'connection lost after 4 bytes: output is incomplete$'
+    has 'boxes that forget after 5 s: the receiver' "$tmp/NR2.err" 'connection lost after 2 bytes: output is incomplete$'
+    ended NS4
+    sent=$status
+    ended NR4
+    is 'a link that is gone for good' '1 1' "$sent $status"
+    has 'a link that is gone for good: the sender' "$tmp/NS4.err" 'connection lost after [1-9][0-9]* bytes: output is incomplete$'
+    has 'a link that is gone for good: the receiver' "$tmp/NR4.err" "connection lost after $(wc -c <"$tmp/gone") bytes: output is incomplete\$"
+    is 'within 60 s of the last word, and 15 s more for the receiver' 1 \
+        $(($(stat -c %Y "$tmp/NS4.rc") - gone_since <= 65 && $(stat -c %Y "$tmp/NR4.rc") - gone_since <= 80))
+}
+
 # ---- the demo ----
 
 demo() {
@@ -1994,7 +2477,8 @@ demo)
     ;;
 '')
     long_start
-    set -- build unit cli settings stun imds ports rendezvous dynamodb connect transfer readers processes long
+    nat_start
+    set -- build unit cli settings stun imds ports rendezvous dynamodb connect transfer readers processes nat long nat_long
     ;;
 esac
 for t in "$@"; do
