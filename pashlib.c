@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -38,11 +39,17 @@
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0                     /* whoever sends has SIGPIPE ignored as well */
 #endif
+#ifndef MSG_MORE
+#define MSG_MORE 0
+#endif
+#ifndef SOCK_NONBLOCK
+#define SOCK_NONBLOCK 0
+#endif
 #ifndef POLLRDHUP
 #define POLLRDHUP 0                 /* without it, a peer that has gone shows when a write fails */
 #endif
 #ifndef PASHLIB_BUFFER
-#define PASHLIB_BUFFER 262144     /* bytes carried at a time; the tests also build with very few */
+#define PASHLIB_BUFFER 131072     /* bytes carried at a time; the tests also build with very few */
 #endif
 #define COUNT(array) (sizeof (array) / sizeof *(array))
 
@@ -174,7 +181,6 @@ struct stream {
     struct addr local, external;            /* what the peer is told */
     const char *source;                     /* whence the external address; NULL: not known yet */
     enum { MAPPING_UNKNOWN, MAPPING_INDEPENDENT, MAPPING_DEPENDENT } mapping;
-    char why[WHY_MAX];                      /* why STUN did not give it */
     struct job child, rdv;                  /* its processes */
     deadline rdv_end;                       /* of the latter, once the former has ended */
 };
@@ -190,17 +196,25 @@ static struct settings {
     const struct stream *who;               /* whom log lines are about; NULL: the process */
 } set = { .level = LOG_INFO };
 
+/* Write SIZE bytes, once more where a signal came between. 1: done. */
+static int write_whole(int fd, const void *p, size_t size) {
+    ssize_t n;
+    do n = write(fd, p, size); while (n < 0 && errno == EINTR);
+    return n == (ssize_t)size;
+}
+
 /* Write a line to standard error. One whose reader has gone stops nothing: the SIGPIPE that this
  * causes is taken back. Nor does one that is stuck: after a second the line is dropped. */
 static void log_write(const char *line, size_t len) {
     struct pollfd room = { 2, POLLOUT, 0 };
     sigset_t sigpipe, before, pending;
-    int sig;
+    int sig, n;
     sigemptyset(&sigpipe);
     sigaddset(&sigpipe, SIGPIPE);
-    if (poll(&room, 1, 1000) < 1) return;
+    do n = poll(&room, 1, 1000); while (n < 0 && errno == EINTR);
+    if (n < 1) return;
     sigprocmask(SIG_BLOCK, &sigpipe, &before);
-    if (write(2, line, len) < 0 && errno == EPIPE && sigpending(&pending) == 0
+    if (!write_whole(2, line, len) && errno == EPIPE && sigpending(&pending) == 0
         && sigismember(&pending, SIGPIPE)) sigwait(&sigpipe, &sig);
     sigprocmask(SIG_SETMASK, &before, NULL);
 }
@@ -440,23 +454,25 @@ static int set_option(int fd, int level, int option, int value) {
 
 /* A non-blocking socket for IPv6 and IPv4, or, where a host has no such, for IPv4. -1: errno. */
 static int socket_open(int type) {
-    int fd = socket(AF_INET6, type, 0);
+    int fd = socket(AF_INET6, type | SOCK_NONBLOCK, 0);
     if (fd >= 0 && !set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0)) close_fd(&fd);
-    if (fd < 0) fd = socket(AF_INET, type, 0);
-    if (fd >= 0) set_nonblocking(fd);
+    if (fd < 0) fd = socket(AF_INET, type | SOCK_NONBLOCK, 0);
+    if (fd >= 0 && !SOCK_NONBLOCK) set_nonblocking(fd);
     return fd;
 }
 
-/* Close FD without a trace: by a reset, where TCP would keep its two ports in TIME_WAIT. */
-static void close_now(int *fd) {
+/* Let FD close without a trace: by a reset, where TCP would keep its two ports in TIME_WAIT. */
+static void close_hard(int fd) {
     struct linger none = { 1, 0 };
-    if (*fd >= 0) setsockopt(*fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
-    close_fd(fd);
+    if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
 }
+
+static void close_now(int *fd) { close_hard(*fd); close_fd(fd); }
 
 /* The address that FD has; before it is bound: the unspecified one of its family, and port 0. */
 static struct addr socket_address(int fd, struct sockaddr_storage *kernel) {
     socklen_t len = sizeof *kernel;
+    *kernel = (struct sockaddr_storage){ 0 };
     getsockname(fd, (struct sockaddr *)kernel, &len);
     return addr_from_kernel(kernel);
 }
@@ -528,10 +544,14 @@ static void job_end(struct job *j) {
 }
 
 /* A job answers with structs. Read one. 0: the job ended without. */
-static int job_read(int fd, void *p, size_t n) { return recv(fd, p, n, MSG_WAITALL) == (ssize_t)n; }
+static int job_read(int fd, void *p, size_t size) {
+    ssize_t n;
+    do n = recv(fd, p, size, MSG_WAITALL); while (n < 0 && errno == EINTR);
+    return n == (ssize_t)size;
+}
 
 static void job_write(int fd, const void *message, size_t size) {
-    if (write(fd, message, size) != (ssize_t)size) _exit(1);    /* nobody waits for it any more */
+    if (!write_whole(fd, message, size)) _exit(1);              /* nobody waits for it any more */
 }
 
 struct lookup { int n; struct addr at[8]; char why[WHY_MAX]; };     /* what was found; n 0: WHY */
@@ -563,9 +583,8 @@ static void lookup_job(int fd, const void *arg) {
 /* ---- 4. STUN (RFC 8489): ask a server from which address it sees us ---------------------------
  * Decoding is pure; stun_start(), stun_send() and stun_read() touch the network. */
 
-enum { STUN_MAX = 2048, STUN_RTO_MS = 500, STUN_SENDS = 5 };
+enum { STUN_MAX = 2048, STUN_RTO_MS = 500, STUN_SENDS = 5, STUN_COOKIE = 0x2112a442 };
 enum { STUN_DROP, STUN_ADDRESS, STUN_ERROR };
-static const unsigned char stun_cookie[4] = { 0x21, 0x12, 0xa4, 0x42 };
 
 /* (XOR-)MAPPED-ADDRESS (RFC 8489, 14.1 and 14.2), N bytes: a zero byte, the family, the port, 4 or
  * 16 bytes of address. XOR: 16 bytes, the cookie and the id, or zeros. 1: *A is set. */
@@ -584,15 +603,13 @@ static int stun_address(const unsigned char *v, size_t n, const unsigned char *x
  * what is wrong; the caller waits on, since it may be forged. */
 static int stun_decode(const unsigned char *m, size_t len, const unsigned char *id, struct addr *a,
                        char *why) {
-    static const unsigned char zero[16];
-    unsigned char xor[16];
-    int exact = 0, plain = 0, code = 0, failed;
+    unsigned char xor[16], zero[16] = { 0 };
+    int exact = 0, plain = 0, code = 0;
     if (len < 20) return fail(why, "%zu bytes are no STUN header", len);
-    memcpy(xor, stun_cookie, 4);
+    put(xor, 4, STUN_COOKIE);
     memcpy(xor + 4, id, 12);
-    failed = m[1] == 0x11;
-    if (m[0] != 1 || (m[1] != 1 && !failed) || get(m + 2, 2) != len - 20 || memcmp(m + 4, xor, 16))
-        return fail(why, "not an answer to our request");
+    if (m[0] != 1 || (m[1] != 0x01 && m[1] != 0x11) || get(m + 2, 2) != len - 20
+        || memcmp(m + 4, xor, 16)) return fail(why, "not an answer to our request");
     for (size_t at = 20, next; at < len; at = next) {   /* attributes: kind, size, value, padding */
         unsigned kind = len - at < 2 ? 0 : (unsigned)get(m + at, 2);
         size_t n = len - at < 4 ? len : (size_t)get(m + at + 2, 2);
@@ -606,17 +623,17 @@ static int stun_decode(const unsigned char *m, size_t len, const unsigned char *
             fail(why, "error %d %.*s", code, n > 132 ? 128 : (int)n - 4, (const char *)v + 4);
         }
     }
-    if (failed) return code ? STUN_ERROR : fail(why, "an error without a code");
+    if (m[1] == 0x11) return code ? STUN_ERROR : fail(why, "an error without a code");
     return exact || plain ? STUN_ADDRESS : fail(why, "no address in it");
 }
 
 struct query {
-    enum { QUERY_NEW, QUERY_WAITS, QUERY_ANSWERED, QUERY_FAILED } state;
-    int fd, tcp, next, sends, slot;         /* its next address; sent; where poll() has it */
+    enum { QUERY_WAITS, QUERY_ANSWERED, QUERY_FAILED } state;
+    int fd, tcp, next, sends;               /* fd: -1: ask its NEXT address; requests sent */
     unsigned char id[12], in[STUN_MAX];     /* in: HAVE bytes of an answer */
     size_t have;
     deadline resend;
-    struct addr mapped;
+    struct addr server, mapped;             /* whom it asks; as what that sees us */
     char why[WHY_MAX];
 };
 
@@ -629,28 +646,27 @@ static void stun_failed(struct query *q, int error) {             /* gives this 
  * soon as poll() says that it is connected (6.2.2). */
 static void stun_send(struct query *q) {
     unsigned char m[20] = { 0, 1, 0, 0 };       /* Binding request, no attributes (RFC 8489, 5) */
-    memcpy(m + 4, stun_cookie, 4);
+    put(m + 4, 4, STUN_COOKIE);
     memcpy(m + 8, q->id, 12);
     q->sends++;
     q->resend = after(q->tcp || q->sends == STUN_SENDS ? MS_MAX : STUN_RTO_MS / 2 << q->sends);
     if (send(q->fd, m, sizeof m, MSG_NOSIGNAL) < 0 && !would_block()) stun_failed(q, errno);
 }
 
-/* Ask the next of the server's addresses that can be asked, from PORT. */
+/* Ask the next of the server's addresses, from PORT; by TCP, poll() says when it can be asked. */
 static void stun_start(struct query *q, const struct lookup *server, unsigned port) {
-    int error;
     if (server->n == 0) fail(q->why, "%s", server->why);
-    for (; q->fd < 0 && q->next < server->n; q->next++) {
-        q->sends = 0;
-        q->have = 0;
-        q->resend = after(MS_MAX);
-        random_bytes(q->id, sizeof q->id);
-        q->fd = socket_on(q->tcp ? SOCK_STREAM : SOCK_DGRAM, port);
-        error = q->fd < 0 ? errno : socket_connect(q->fd, &server->at[q->next]);
-        if (error && error != EINPROGRESS) stun_failed(q, error);
-        else if (!q->tcp) stun_send(q);
-    }
-    q->state = q->fd < 0 ? QUERY_FAILED : QUERY_WAITS;
+    if (q->next == server->n) { q->state = QUERY_FAILED; return; }
+    q->server = server->at[q->next++];
+    q->sends = 0;
+    q->have = 0;
+    q->resend = after(MS_MAX);
+    random_bytes(q->id, sizeof q->id);
+    q->fd = socket_on(q->tcp ? SOCK_STREAM : SOCK_DGRAM, port);
+    int error = q->fd < 0 ? errno : socket_connect(q->fd, &q->server);
+    if (error && error != EINPROGRESS) stun_failed(q, error);
+    else if (q->tcp) close_hard(q->fd);         /* however we end, PORT may ask again at once */
+    else stun_send(q);
 }
 
 /* Take a datagram, or what has come of an answer by TCP. An error of the socket (an ICMP message, a
@@ -671,7 +687,6 @@ static void stun_read(struct query *q) {
     q->have = 0;
     if (got == STUN_DROP) return;
     q->state = got == STUN_ADDRESS ? QUERY_ANSWERED : QUERY_FAILED;
-    if (!q->tcp || got == STUN_ERROR) close_now(&q->fd);          /* else the mapping could go */
 }
 
 /* ---- 5. HTTP and the instance metadata service (IMDS) -----------------------------------------
@@ -684,23 +699,22 @@ enum { HTTP_NOT_CONNECTED, HTTP_NO_ANSWER };    /* what may stand in place of a 
 struct http { int status; size_t body, body_len; };           /* body: its offset in the message */
 
 /* Join a body's chunks (RFC 9112, 7.1). 1: *LEN bytes. 0: WHY; if empty, wait, none was moved. */
-static int http_chunks(char *body, size_t *len, char *why) {
-    for (int join = 0; join < 2; join++) {                      /* first look, then move */
-        char *p = body, *out = body, *end = body + *len, *eol;
-        unsigned long n = 1;
-        while (n) {
-            if (!(eol = memchr(p, '\n', (size_t)(end - p)))) return 0;
-            n = strspn(p, "0123456789abcdefABCDEF");
-            if (n == 0 || n > 6) return fail(why, "a chunk without a size");
-            n = strtoul(p, NULL, 16);
-            p = eol + 1;
-            if ((size_t)(end - p) < n + 2) return 0;
-            if (join) memmove(out, p, n);
-            out += n;
-            p += n + 2;
-        }
-        if (join) *len = (size_t)(out - body);
+static int http_chunks(char *body, size_t *len, int join, char *why) {
+    char *p = body, *out = body, *end = body + *len, *eol;
+    unsigned long n = 1;
+    while (n) {
+        if (!(eol = memchr(p, '\n', (size_t)(end - p)))) return 0;
+        n = strspn(p, "0123456789abcdefABCDEF");
+        if (n == 0 || n > 6) return fail(why, "a chunk without a size");
+        n = strtoul(p, NULL, 16);
+        p = eol + 1;
+        if ((size_t)(end - p) < n + 2) return 0;
+        if (join) memmove(out, p, n);
+        out += n;
+        p += n + 2;
     }
+    if (!join) return http_chunks(body, len, 1, why);           /* first look, then move */
+    *len = (size_t)(out - body);
     return 1;
 }
 
@@ -723,7 +737,7 @@ static int http_decode(char *m, size_t len, int ended, struct http *h, char *why
         || !number(memcpy(code, m + 9, 3), 599, &n) || n < 100)
         return fail(why, "it is no HTTP response");
     h->status = (int)n;
-    if (chunked && http_chunks(m + h->body, &h->body_len, why)) return 1;
+    if (chunked && http_chunks(m + h->body, &h->body_len, 0, why)) return 1;
     if (chunked) return !ended || why[0] ? 0 : fail(why, "the body is cut in its chunks");
     if (!value) return ended;
     value += strspn(value, " \t");
@@ -777,61 +791,58 @@ static int http_ask(const struct lookup *to, const char *request, char *m, size_
 
 /* GET PATH from IMDS into M (IMDS_MAX bytes): IMDSv2, or v1 where no token is to be had. 0: WHY. */
 static int imds_get(const char *path, char *m, struct http *h, deadline end, char *why) {
-    const char *root = set.imds.path, *host = set.imds.authority;
-    char request[IMDS_MAX], header[TOKEN_MAX + 64] = "";
+    const char *root = set.imds.path, *host = set.imds.authority, *token = "";
+    char request[IMDS_MAX + sizeof set.imds + 256];             /* room for a token out of M */
     struct lookup to = { 0 };
     lookup_now(&set.imds.at, &to);
     snprintf(request, sizeof request, "PUT %s/latest/api/token HTTP/1.0\r\nHost: %s\r\n"
              "X-aws-ec2-metadata-token-ttl-seconds: 60\r\nContent-Length: 0\r\n\r\n", root, host);
     if (http_ask(&to, request, m, IMDS_MAX, h, sooner(end, after(IMDS_TOKEN_MS)), why)) {
-        const char *token = m + h->body;
         int s = h->status;
         fail(why, "PUT /latest/api/token: status %d", s);
-        if (s != 200 && s != 401 && s != 403 && s != 404 && s != 405 && s < 500) return 0;
-        if (s == 200 && (h->body_len == 0 || h->body_len > TOKEN_MAX))
-            return fail(why, "its token has %zu bytes", h->body_len);
+        if (s == 200) token = m + h->body;
+        else if (s != 401 && s != 403 && s != 404 && s != 405 && s < 500) return 0;
+        if (s == 200 && h->body_len == 0) return fail(why, "its token has 0 bytes");
         if (s == 200 && (strlen(token) != h->body_len || !parse_word(&token, token, why)))
             return fail(why, "its token is not ASCII");
-        if (s == 200) sprintf(header, "X-aws-ec2-metadata-token: %.*s\r\n", TOKEN_MAX, token);
     }
     size_t n = strlen(why);
-    if (!*header && set.imds_v1_off)
+    if (!*token && set.imds_v1_off)
         return snprintf(why + n, WHY_MAX - n, ", and AWS_EC2_METADATA_V1_DISABLED is true") < 0;
-    snprintf(request, sizeof request, "GET %s%s HTTP/1.0\r\nHost: %s\r\n%s\r\n", root, path, host,
-             header);
+    snprintf(request, sizeof request, "GET %s%s HTTP/1.0\r\nHost: %s%s%s\r\n\r\n", root, path, host,
+             *token ? "\r\nX-aws-ec2-metadata-token: " : "", token);
     return http_ask(&to, request, m, IMDS_MAX, h, end, why);
 }
 
-struct imds_answer { int good; struct addr ip; char why[WHY_MAX]; };
-/* Job: the public IPv4 address of this instance, as a struct imds_answer. ARG: the deadline. */
+/* Job: the public IPv4 address of this instance, as a struct lookup. ARG: the deadline. */
 static void imds_job(int fd, const void *arg) {
-    struct imds_answer a = { 0 };
+    struct lookup found = { 0 };
     struct http h;
     char m[IMDS_MAX], *text;
-    if (imds_get("/latest/meta-data/public-ipv4", m, &h, *(const deadline *)arg, a.why)) {
+    if (imds_get("/latest/meta-data/public-ipv4", m, &h, *(const deadline *)arg, found.why)) {
         text = m + h.body;
         while (h.body_len && memchr(" \t\r\n", text[h.body_len - 1], 4)) text[--h.body_len] = 0;
-        if (h.status == 404) fail(a.why, "this instance has no public IPv4 address");
-        else if (h.status != 200) fail(a.why, "GET public-ipv4: status %d", h.status);
-        else a.good = (strlen(text) == h.body_len && !strchr(text, ':') && ip_parse(text, &a.ip)
-            && ip_usable(&a.ip)) || fail(a.why, "\"%.64s\" is no public IPv4 address", text);
+        if (h.status == 404) fail(found.why, "this instance has no public IPv4 address");
+        else if (h.status != 200) fail(found.why, "GET public-ipv4: status %d", h.status);
+        else found.n = (strlen(text) == h.body_len && !strchr(text, ':')
+            && ip_parse(text, &found.at[0]) && ip_usable(&found.at[0]))
+            || fail(found.why, "\"%.64s\" is no public IPv4 address", text);
     }
-    job_write(fd, &a, sizeof a);
+    job_write(fd, &found, sizeof found);
 }
 
 /* ---- 6. discovery: the address that others see, for all streams at once -----------------------
  * STUN has a head start; then the fallback chain is asked too: PASH_PUBLIC_ADDR, PASH_PUBLIC_IP,
  * IMDS, the local address. Touches the network: listens on a port a stream, asks STUN and IMDS. */
 
-enum { HEAD_START_MS = 750, SECOND_MS = 100 };
+enum { HEAD_START_MS = 750, SECOND_MS = 100, TICK_MS = 20, IMDS = SERVERS_MAX };
 struct discovery {
     struct stream *streams;
-    int n, servers, both;                   /* both: two answers are worth the whole head start */
+    int n, servers, tcp, both;      /* tcp: of them; both: two answers are worth the head start */
     struct query *queries;                  /* of stream i to server k: [i * servers + k] */
     struct pollfd *fds;                     /* of the jobs, then of the queries that wait */
-    struct job jobs[SERVERS_MAX + 1];       /* [k] looks server k up, [servers] asks IMDS */
-    struct lookup found[SERVERS_MAX];
-    struct imds_answer meta;
+    struct job jobs[IMDS + 1];              /* [k] looks server k up, [IMDS] asks IMDS */
+    struct lookup found[IMDS + 1];          /* what they found */
     deadline head, second;                  /* of the head start; of the wait for a second answer */
     deadline end, imds_end;                 /* of STUN; of IMDS, 0: not asked */
 };
@@ -849,7 +860,6 @@ static int port_take(struct stream *s, unsigned first, char *why) {
             && listen(s->listener, 128) == 0) {
             s->local.port = socket_address(s->listener, &ss).port;
             if (socket_bind(s->udp, s->local.port)
-                && set_option(s->udp, SOL_SOCKET, SO_REUSEADDR, 1)
                 && set_option(s->udp, SOL_SOCKET, SO_REUSEPORT, 1)
                 && set_option(s->listener, SOL_SOCKET, SO_REUSEPORT, 1)) return 1;
         }
@@ -888,21 +898,6 @@ static int use(struct stream *s, const char *source, const struct addr *ip, unsi
     return 1;
 }
 
-static void stun_reasons(const struct discovery *d, int i, char *why) {
-    const struct query *q = d->queries + i * d->servers;
-    size_t at = 0;
-    if (!d->servers)
-        fail(why, "skipped (PASH_%s)", set.no_holepunch ? "NO_HOLEPUNCH" : "STUN_TIMEOUT_MS=0");
-    for (int k = 0; k < d->servers && at < WHY_MAX; k++, q++) {
-        char late[64];
-        snprintf(late, sizeof late, "no answer%s within %d ms", q->state == QUERY_NEW ?
-                 " from the resolver" : "", ms_left(d->end) ? HEAD_START_MS : set.stun_ms);
-        at += (size_t)snprintf(why + at, WHY_MAX - at, "%s%s%s:%u: %s", k ? "; " : "",
-                               q->tcp ? "tcp:" : "", set.stun.at[k].name, set.stun.at[k].port,
-                               q->state == QUERY_FAILED ? q->why : late);
-    }
-}
-
 /* Decide on the external address of stream number I. What TCP gives is exact, so it is preferred,
  * and its connection kept until the stream's stands, or the mapping could go. A second answer by
  * the same way shows how the NAT maps (RFC 5780, 4.3). 1: decided. 0: not yet. */
@@ -910,13 +905,13 @@ static int settle(struct discovery *d, int i) {
     struct stream *s = &d->streams[i];
     struct query *q = d->queries + i * d->servers, *first[2] = { NULL, NULL };  /* UDP's, TCP's */
     int waits[2] = { 0, 0 }, failed;
-    if (s->source) return 1;
     for (int k = 0; k < d->servers; k++, q++) {
         struct query *f = first[q->tcp];
-        waits[q->tcp] += q->state == QUERY_NEW || q->state == QUERY_WAITS;
+        waits[q->tcp] += q->state == QUERY_WAITS;
         if (q->state != QUERY_ANSWERED) continue;
         if (!f) first[q->tcp] = q;
-        else if (addr_is_v4(&f->mapped) != addr_is_v4(&q->mapped)) continue;
+        else if (addr_is_v4(&f->mapped) != addr_is_v4(&q->mapped)
+                 || addr_same(&f->server, &q->server)) continue;        /* one server, twice */
         else if (!addr_same(&f->mapped, &q->mapped)) s->mapping = MAPPING_DEPENDENT;
         else if (!s->mapping) s->mapping = MAPPING_INDEPENDENT;
     }
@@ -930,74 +925,80 @@ static int settle(struct discovery *d, int i) {
         q->fd = q->tcp ? -1 : q->fd;
         return use(s, "stun", &q->mapped, q->mapped.port);
     }
-    stun_reasons(d, i, s->why);
     if (set.public_addr.port) return use(s, "PASH_PUBLIC_ADDR", &set.public_addr, s->local.port);
     if (ip_usable(&set.public_ip)) return use(s, "PASH_PUBLIC_IP", &set.public_ip, s->local.port);
     if (!d->imds_end.at && !set.no_holepunch) {
         d->imds_end = after(IMDS_MS);
-        if (set.imds_off) fail(d->meta.why, "AWS_EC2_METADATA_DISABLED is true");
-        else job_start(&d->jobs[d->servers], imds_job, &d->imds_end, d->meta.why);
+        if (set.imds_off) fail(d->found[IMDS].why, "AWS_EC2_METADATA_DISABLED is true");
+        else job_start(&d->jobs[IMDS], imds_job, &d->imds_end, d->found[IMDS].why);
     }
-    if (d->meta.good) return use(s, "imds", &d->meta.ip, s->local.port);
-    return failed && !d->jobs[d->servers].pid && use(s, "local", &s->local, s->local.port);
+    if (d->found[IMDS].n) return use(s, "imds", d->found[IMDS].at, s->local.port);
+    return failed && !d->jobs[IMDS].pid && use(s, "local", &s->local, s->local.port);
 }
 
-/* Send what is due: to a server that is known now, once more, or to its next address. */
-static void discovery_send(struct discovery *d) {
+/* Send what is due; wait, one tick at most, lest a deadline pass unseen; take what has come. */
+static void discovery_turn(struct discovery *d) {
+    struct pollfd *f = d->fds;                  /* poll() takes no more than may be open */
+    for (int k = 0; k <= IMDS; k++)
+        if (d->jobs[k].pid) *f++ = (struct pollfd){ d->jobs[k].fd, POLLIN, 0 };
     for (int i = 0; i < d->n * d->servers; i++) {
         struct query *q = &d->queries[i];
         int k = i % d->servers;
-        if (q->fd >= 0 && !ms_left(q->resend)) stun_send(q);
-        if (q->fd < 0 && (q->state == QUERY_WAITS || (q->state == QUERY_NEW && !d->jobs[k].pid)))
-            stun_start(q, &d->found[k], d->streams[i / d->servers].local.port);
+        if (q->state != QUERY_WAITS || d->jobs[k].pid) continue;
+        if (q->fd < 0) stun_start(q, &d->found[k], d->streams[i / d->servers].local.port);
+        else if (!ms_left(q->resend)) stun_send(q);
+        if (q->fd >= 0) *f++ = (struct pollfd){ q->fd, q->sends ? POLLIN : POLLOUT, 0 };
     }
-}
+    wait_for(d->fds, (size_t)(f - d->fds), after(TICK_MS));
 
-static void discovery_turn(struct discovery *d) {
-    struct job *imds = &d->jobs[d->servers];
-    deadline next = ms_left(d->head) ? sooner(d->head, d->end) : d->end;
-    if (ms_left(d->second)) next = sooner(next, d->second);
-    int nfds = 0, queries = d->n * d->servers;          /* poll() takes no more than may be open */
-    for (; nfds <= d->servers; nfds++)
-        d->fds[nfds] = (struct pollfd){ d->jobs[nfds].pid ? d->jobs[nfds].fd : -1, POLLIN, 0 };
-    for (struct query *q = d->queries; q < d->queries + queries; q++) {
-        if (q->state != QUERY_WAITS) continue;
-        q->slot = nfds++;
-        d->fds[q->slot] = (struct pollfd){ q->fd, q->sends ? POLLIN : POLLOUT, 0 };
-        next = sooner(next, q->resend);
-    }
-    if (imds->pid) next = ms_left(d->end) ? sooner(next, d->imds_end) : d->imds_end;
-    wait_for(d->fds, (size_t)nfds, next);
-
-    for (struct query *q = d->queries; q < d->queries + queries; q++)
-        if (q->state == QUERY_WAITS && d->fds[q->slot].revents) {
-            if (q->sends) stun_read(q);
-            else stun_send(q);
-        }
-    for (int k = 0; k < d->servers; k++) {
+    f = d->fds;
+    for (int k = 0; k <= IMDS; k++) {
         struct lookup *found = &d->found[k];
-        if (!d->fds[k].revents) continue;
+        if (!d->jobs[k].pid || !f++->revents) continue;
         if (!job_read(d->jobs[k].fd, found, sizeof *found)) fail(found->why, "its job died");
         job_end(&d->jobs[k]);
     }
-    if (!imds->pid || (!d->fds[d->servers].revents && ms_left(d->imds_end))) return;
-    if (!d->fds[d->servers].revents)
-        fail(d->meta.why, "%s: no answer within 2 s", set.imds.authority);
-    else if (!job_read(imds->fd, &d->meta, sizeof d->meta)) fail(d->meta.why, "its job died");
-    job_end(imds);
+    for (struct query *q = d->queries; q < d->queries + d->n * d->servers; q++) {
+        if (q->state != QUERY_WAITS || q->fd < 0 || !f++->revents) continue;
+        stun_read(q);                           /* takes an error, too: of connect(), by TCP */
+        if (q->fd >= 0 && !q->sends) stun_send(q);
+    }
+    if (!d->jobs[IMDS].pid || ms_left(d->imds_end)) return;
+    fail(d->found[IMDS].why, "%s: no answer within 2 s", set.imds.authority);
+    job_end(&d->jobs[IMDS]);
+}
+
+static void stun_reasons(const struct discovery *d, int i, char *why) {
+    struct query *q = d->queries + i * d->servers;
+    size_t at = 0;
+    if (!d->servers)
+        fail(why, "skipped (PASH_%s)", set.no_holepunch ? "NO_HOLEPUNCH" : "STUN_TIMEOUT_MS=0");
+    for (int k = 0; k < d->servers && at < WHY_MAX; k++, q++) {
+        if (q->state != QUERY_FAILED)
+            fail(q->why, "no answer%s within %d ms", d->jobs[k].pid ? " from the resolver" : "",
+                 ms_left(d->end) ? HEAD_START_MS : set.stun_ms);
+        at += (size_t)snprintf(why + at, WHY_MAX - at, "%s%s%s:%u: %s", k ? "; " : "",
+                               q->tcp ? "tcp:" : "", set.stun.at[k].name, set.stun.at[k].port,
+                               q->why);
+    }
 }
 
 /* The phrases that users search for, kept word for word. The metadata line comes once a process. */
-static void discovery_say(const struct stream *s, struct imds_answer *meta) {
+static void discovery_say(struct discovery *d, int i) {
+    const struct stream *s = &d->streams[i];
     const char *local = SHOW(&s->local), *outer = SHOW(&s->external);
-    set.who = s->key ? s : NULL;
+    struct lookup *meta = &d->found[IMDS];
+    char why[WHY_MAX];
     if (strcmp(s->source, "stun") == 0) {
         say(LOG_INFO, "STUN discovery succeeded - local_addr: %s external_addr: %s", local, outer);
+        if (d->tcp && s->stun < 0)
+            say(LOG_INFO, "no tcp: server answered in time: TCP may have another address");
         return;
     }
-    say(LOG_INFO, "STUN discovery failed: %s", s->why);
+    stun_reasons(d, i, why);
+    say(LOG_INFO, "STUN discovery failed: %s", why);
     say(LOG_INFO, "Using fallback address resolution...");
-    if (meta->good) say(LOG_INFO, "AWS metadata service returned public IP: %s", SHOW(&meta->ip));
+    if (meta->n) say(LOG_INFO, "AWS metadata service returned public IP: %s", SHOW(meta->at));
     else if (meta->why[0]) say(LOG_INFO, "AWS metadata query failed: %s", meta->why);
     memset(meta, 0, sizeof *meta);
     say(LOG_INFO, "Fallback succeeded - local_addr: %s external_addr: %s", local, outer);
@@ -1007,44 +1008,47 @@ static void discovery_say(const struct stream *s, struct imds_answer *meta) {
  * mapping, if it is to be had. Says how it went. 1: done. 0: WHY. */
 static int discover(struct stream *s, int n, int both, char *why) {
     int servers = set.no_holepunch || !set.stun_ms ? 0 : set.stun.n, open, said = 0;
-    struct discovery d = { .streams = s, .n = n, .servers = servers, .both = both };
-    struct addr local = { { 0 }, 0 };
+    struct discovery d = { .streams = s, .n = n, .servers = servers, .both = both,
+                           .head = after(HEAD_START_MS), .end = after(set.stun_ms) };
     d.queries = calloc((size_t)(n * servers + 1), sizeof *d.queries);
-    d.fds = calloc((size_t)(n * servers + servers + 1), sizeof *d.fds);
+    d.fds = calloc((size_t)(n * servers + IMDS + 1), sizeof *d.fds);
     if (!d.queries || !d.fds) return fail(why, "out of memory");
-    for (int i = 0; i < n; i++)
-        if (!port_take(&s[i], !set.public_addr.port ? 0 : i ? s[i - 1].local.port + 1
-                              : set.public_addr.port, why)) return 0;
     for (int i = 0; i < n * servers; i++) {
         d.queries[i].fd = -1;
         d.queries[i].tcp = set.stun.at[i % servers].tcp;
     }
-    d.head = after(HEAD_START_MS);
-    d.end = after(set.stun_ms);
     for (int k = 0; k < servers; k++) {
         const struct host *h = &set.stun.at[k];
+        d.tcp += h->tcp;
         if (ip_parse(h->name, &d.found[k].at[0])) lookup_now(h, &d.found[k]);
         else job_start(&d.jobs[k], lookup_job, h, d.found[k].why);
     }
+    for (int i = 0; i < n; i++) {
+        unsigned first = i && set.public_addr.port ? s[i - 1].local.port + 1 : set.public_addr.port;
+        if (!port_take(&s[i], first, why)) return 0;
+        for (int k = 0; k < servers; k++)       /* they work while the next port is taken */
+            if (!d.jobs[k].pid)
+                stun_start(&d.queries[i * servers + k], &d.found[k], s[i].local.port);
+    }
     for (;;) {
-        discovery_send(&d);
-        for (int i = open = 0; i < n; i++) open += !settle(&d, i);
+        for (int i = open = 0; i < n; i++) open += !s[i].source && !settle(&d, i);
         if (!open) break;
         if (!said && !ms_left(d.head))
-            say(LOG_INFO, "waiting for STUN%s", d.jobs[servers].pid ? " and IMDS" : "");
+            say(LOG_INFO, "waiting for STUN%s", d.jobs[IMDS].pid ? " and IMDS" : "");
         said = !ms_left(d.head);
         discovery_turn(&d);
     }
-    for (int k = 0; k <= servers; k++) job_end(&d.jobs[k]);
-    for (int i = 0; i < n * servers; i++) close_now(&d.queries[i].fd);
-    local_address(&d, &local);
     for (int i = 0; i < n; i++) {
+        set.who = s[i].key ? &s[i] : NULL;
         close_fd(&s[i].udp);
-        memcpy(s[i].local.ip, local.ip, sizeof local.ip);
+        if (i) memcpy(s[i].local.ip, s[0].local.ip, sizeof s[0].local.ip);
+        else local_address(&d, &s[0].local);
         if (strcmp(s[i].source, "local") == 0) s[i].external = s[i].local;
-        discovery_say(&s[i], &d.meta);
+        discovery_say(&d, i);
     }
     set.who = NULL;
+    for (int k = 0; k <= IMDS; k++) job_end(&d.jobs[k]);
+    for (int i = 0; i < n * servers; i++) close_now(&d.queries[i].fd);
     free(d.queries);
     free(d.fds);
     return 1;
@@ -1300,7 +1304,7 @@ static int dir_publish(struct rdv *r, char *why) {
         fd = open(r->beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
         if (fd < 0 && errno == ENOENT) continue;
         if (fd < 0) return fail(why, "%s: %s", r->beside, strerror(errno));
-        good = write(fd, r->mine, strlen(r->mine)) == (ssize_t)strlen(r->mine);
+        good = write_whole(fd, r->mine, strlen(r->mine));
         if (close(fd) == 0 && good && rename(r->beside, r->file) == 0) return 1;
         fail(why, "%s: %s", r->file, strerror(errno));
         if (unlink(r->beside) == 0 || errno != ENOENT) return 0;
@@ -1676,15 +1680,24 @@ static void conn_event(struct punch *p, struct conn *c) {
     }
 }
 
-/* A free place. If there is none, the connection that has proven least goes, the oldest of several,
- * but none of a target's: a stranger's harms neither the peer's nor the newest. */
+static int from_peer(const struct punch *p, const struct conn *c) {
+    const struct addr *external = &p->peer.external, *local = &p->peer.local;
+    return !memcmp(c->with.ip, external->ip, 16) || !memcmp(c->with.ip, local->ip, 16);
+}
+
+/* A free place. If there is none, a connection goes that comes not from the peer's addresses, or
+ * has proven least, or is oldest, but none of a target's: a stranger harms nobody else. */
 static struct conn *conn_place(struct punch *p) {
     struct conn *worst = NULL;
+    int near, worst_near = 0;
     for (struct conn *c = p->conns; c < p->conns + CONNS_MAX; c++) {
         if (c->backoff) continue;
         if (c->fd < 0) return c;
-        if (!worst || c->step < worst->step
+        near = from_peer(p, c);
+        if (worst && near > worst_near) continue;
+        if (!worst || near < worst_near || c->step < worst->step
             || (c->step == worst->step && c->end.at < worst->end.at)) worst = c;
+        if (worst == c) worst_near = near;
     }
     conn_failed(p, worst, "too many came after it");
     return worst;
@@ -1773,8 +1786,8 @@ static int punch_failed(struct punch *p) {
 
 /* Try the targets, wait for what comes next, and take it. 0: one is chosen, or p->why. */
 static int punch_turn(struct punch *p) {
-    struct pollfd fds[2 + CONNS_MAX] = { { p->rdv, POLLIN, 0 }, { p->s->listener, POLLIN, 0 } };
-    struct pollfd *f = fds + 2;
+    struct pollfd fds[3 + CONNS_MAX] = { { p->rdv, POLLIN, 0 }, { p->s->listener, POLLIN, 0 },
+                                         { p->s->stun, POLLIN, 0 } }, *f = fds + 3;
     deadline limit = p->limit, next = after(MS_MAX);
     int late = !ms_left(limit);
     struct conn *c;
@@ -1789,12 +1802,17 @@ static int punch_turn(struct punch *p) {
     }
     if (!ms_left(limit)) return punch_failed(p);
     wait_for(fds, (size_t)(f - fds), sooner(next, limit));
-    for (c = p->conns, f = fds + 2; c < p->conns + CONNS_MAX && !p->done; c++) {
+    for (c = p->conns, f = fds + 3; c < p->conns + CONNS_MAX && !p->done; c++) {
         if (c->fd < 0) continue;
         if (f++->revents) conn_event(p, c);
         else if (!ms_left(c->end)) conn_failed(p, c, "it did not complete the handshake in time");
     }
     if (p->done) return 0;
+    if (fds[2].revents) {
+        say(LOG_INFO, "the STUN server closed the connection that kept %s: the NAT may give "
+            "another port now", SHOW(&p->s->external));
+        close_now(&p->s->stun);
+    }
     if (fds[1].revents) punch_accept(p);
     return fds[0].revents ? punch_news(p) : 1;
 }
@@ -1817,24 +1835,52 @@ static int punch(struct stream *s, int rdv, char *why) {
  * where its reader went away. Big-endian. Touches PATH, standard input and output, the socket. */
 
 enum { FRAME_MAX = 1 << 20, ALIVE_MS = 15000, QUIET_MS = 60000, FINISH_MS = 10000 };
+enum { FIFO_SIZE = 1 << 20, FIFOS_SIZE = 32 << 20, LOWAT_MAX = 1 << 18 };
+enum { FEW = 1 << 14, LULL_NS = 100000, BUSY_MS = 2, LOWAT_MS = 10 };
 #define SAID_ALIVE (UINT64_MAX - 1)
 #define SAID_GONE UINT64_MAX
+typedef unsigned long long bytes;           /* a uint64_t that printf knows by a short name */
+
+/* A stream on its way between FD and SOCK: HAVE bytes in BUF, of which DONE have been passed on,
+ * and behind them LEFT bytes of a frame that go from the one to the other without being copied. */
+struct flow {
+    const struct stream *s;
+    int fd, sock;
+    struct job opening;                     /* it opens the path, and FD leads to it until then */
+    int fast, watch;                        /* nothing is copied; output: its reader may leave */
+    size_t limit;                           /* bytes that can be written without sleeping */
+    unsigned char *buf;
+    size_t have, done, left;
+    int streams, last;                      /* of this process; last: the end is in BUF */
+    deadline busy;                          /* until then, the last frame is not long ago */
+    bytes moved;                            /* to the socket, or to the output, in all */
+};
+
+/* Linux moves what is in a FIFO without copying it, which takes an eighth of nc's time, and sleeps
+ * for neither end of it, even where that is standard input or output and may block. Not so for
+ * files: what is written into one while it is on its way, or waits in a FIFO, would show there. */
+#if defined __linux__ && !defined PASHLIB_NO_SPLICE
+enum { CAN_MOVE = 1 };
+#define move(from, to, n) splice(from, NULL, to, NULL, n, SPLICE_F_NONBLOCK)
+#define lull(ns) ppoll(NULL, 0, &(struct timespec){ 0, ns }, NULL)
+#else
+enum { CAN_MOVE = 0 };
+#define move(from, to, n) (-1)
+#define lull(ns) 0
+#endif
 
 struct parcel { int fd, error; };
-static int parcel_pass(int sock, int give, struct parcel *p) {  /* give 0: take it; 1: done */
-    union { struct cmsghdr *align; char space[CMSG_SPACE(sizeof (int))]; } control = { NULL };
+static void parcel_pass(int sock, int give, struct parcel *p) {     /* give 0: take it */
+    union { struct cmsghdr head; char space[CMSG_SPACE(sizeof (int))]; } control = {
+        { .cmsg_len = CMSG_LEN(sizeof (int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS } };
     struct iovec iov = { &p->error, sizeof p->error };
     struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
-                        .msg_controllen = sizeof control };
-    memset(&control, 0, sizeof control);
-    *CMSG_FIRSTHDR(&m) = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS,
-                                           .cmsg_len = CMSG_LEN(sizeof (int)) };
-    memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &p->fd, sizeof p->fd);
-    if (give && p->fd < 0) m.msg_controllen = 0;
-    if (give) return sendmsg(sock, &m, 0) == sizeof p->error;
-    if (recvmsg(sock, &m, 0) != sizeof p->error) return 0;
-    if (CMSG_FIRSTHDR(&m)) memcpy(&p->fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof p->fd);
-    return 1;
+                        .msg_controllen = give && p->fd < 0 ? 0 : sizeof control };
+    memcpy(CMSG_DATA(&control.head), &p->fd, sizeof p->fd);
+    ssize_t n;
+    do n = give ? sendmsg(sock, &m, 0) : recvmsg(sock, &m, 0); while (n < 0 && errno == EINTR);
+    if (!give && n > 0 && m.msg_controllen)
+        memcpy(&p->fd, CMSG_DATA(&control.head), sizeof p->fd);
 }
 
 /* Job: open the path of stream ARG, for a FIFO until its other end comes, and pass it on. */
@@ -1844,18 +1890,42 @@ static void path_job(int sock, const void *arg) {
     parcel_pass(sock, 1, &(struct parcel){ fd, fd < 0 ? errno : 0 });
 }
 
-static int path_opened(const struct stream *s, struct job *j, char *why) {
-    struct parcel p = { -1, EIO };
-    parcel_pass(j->fd, 0, &p);
-    if (p.fd < 0) fail(why, "opening %s: %s", s->path, strerror(p.error));
-    else set_nonblocking(p.fd);
-    job_end(j);
-    return p.fd;
+/* FD is the input or output now. A receiver that slept in a write could not say that it lives: a
+ * description of our own, where the system gives one, does not block; else what is written at a
+ * time is what poll() promises room for. (Regular files do not sleep; they may be for append.) A
+ * FIFO is to hold more: one of 64 KiB costs twice the time of one of 1 MiB. All together take half
+ * of what Linux gives an ordinary user; beyond that he would get very small ones. */
+static void flow_open(struct flow *f, int fd) {
+    struct stat st = { 0 };
+    f->fd = fd;
+    fstat(fd, &st);
+    int file = S_ISREG(st.st_mode), fifo = S_ISFIFO(st.st_mode);
+    int own = -1;
+    if (fd == 1 && !file && !ptsname(fd))                       /* opening a pty's makes another */
+        own = open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY);
+    if (own >= 0) dup2(own, fd);
+    close_fd(&own);
+    f->limit = file || fcntl(fd, F_GETFL) & O_NONBLOCK ? PASHLIB_BUFFER : PIPE_BUF;
+    f->watch = fifo || S_ISSOCK(st.st_mode);
+    f->fast = CAN_MOVE && fifo;
+#ifdef F_SETPIPE_SZ
+    int want = FIFOS_SIZE / f->streams < FIFO_SIZE ? FIFOS_SIZE / f->streams : FIFO_SIZE;
+    if (fifo && fcntl(fd, F_GETPIPE_SZ) < want) fcntl(fd, F_SETPIPE_SZ, want);
+#endif
 }
 
-typedef unsigned long long bytes;           /* a uint64_t that printf knows by a short name */
-static int lost(char *why, bytes n) {
-    return fail(why, "connection lost after %llu bytes: output is incomplete", n);
+static int path_opened(struct flow *f, char *why) {
+    struct parcel p = { -1, EIO };
+    parcel_pass(f->opening.fd, 0, &p);
+    job_end(&f->opening);
+    if (p.fd < 0) return fail(why, "opening %s: %s", f->s->path, strerror(p.error));
+    set_nonblocking(p.fd);
+    flow_open(f, p.fd);
+    return 1;
+}
+
+static int lost(const struct flow *f, char *why) {
+    return fail(why, "connection lost after %llu bytes: output is incomplete", f->moved);
 }
 
 struct heard { unsigned char in[8]; size_t have; bytes said; deadline quiet; };
@@ -1873,56 +1943,73 @@ static int hear(struct heard *h, int sock) {
     }
 }
 
-/* The frame on its way: HAVE bytes in BUF, of which the socket has taken DONE. */
-struct frame { unsigned char *buf; size_t have, done; int last; bytes given; }; /* given: in all */
+/* How many bytes can be moved from the input; 0: perhaps none. */
+static int input_holds(const struct flow *f) {
+    int n = 0;
+    return f->fast && ioctl(f->fd, FIONREAD, &n) == 0 ? n : 0;
+}
 
-static int frame_fill(struct frame *f, int in) {
-    ssize_t n = read(in, f->buf + 4, PASHLIB_BUFFER);
+/* Begin the next frame: all that the input holds, or what one read() gives. Where that is little,
+ * and the last frame not long ago, more is let come: it saves four fifths of the time at 100 bytes
+ * a write. 0: errno. */
+static int frame_fill(struct flow *f) {
+    int holds = input_holds(f);
+    ssize_t n = 0;
+    if (holds > 0 && holds < FEW && ms_left(f->busy) && lull(LULL_NS) == 0) holds = input_holds(f);
+    f->left = holds < FRAME_MAX ? (size_t)holds : FRAME_MAX;
+    if (!f->left) n = read(f->fd, f->buf + 4, PASHLIB_BUFFER);
     if (n < 0) return would_block();
-    f->last = n == 0;
-    put(f->buf, 4, (uint64_t)n);
-    put(f->buf + (f->last ? 4 : 4 + PASHLIB_BUFFER), 8, f->given);
-    f->have = 4 + (f->last ? 8 : (size_t)n);
+    f->last = !n && !f->left;
+    put(f->buf, 4, f->left + (size_t)n);
+    if (f->last) put(f->buf + 4, 8, f->moved);
+    f->have = f->last ? 12 : 4 + (size_t)n;
     f->done = 0;
     return 1;
 }
 
-static int frame_send(struct frame *f, int sock) {
-    ssize_t n = send(sock, f->buf + f->done, f->have - f->done, MSG_NOSIGNAL);
-    size_t before = f->done > 4 ? f->done : 4;
-    if (n < 0) return would_block();
-    f->done += (size_t)n;
-    if (!f->last && f->done > before) f->given += f->done - before;
+/* Send what the socket takes of the frame. 0: errno. */
+static int frame_send(struct flow *f) {
+    while (f->done < f->have || f->left) {
+        size_t before = f->done > 4 ? f->done : 4;
+        int copied = f->done < f->have, more = f->left ? MSG_MORE : 0;
+        ssize_t n = copied ? send(f->sock, f->buf + f->done, f->have - f->done, MSG_NOSIGNAL | more)
+                           : move(f->fd, f->sock, f->left);
+        if (n <= 0) return n < 0 && would_block();  /* 0: others have them, and the FIFO ended */
+        if (copied) f->done += (size_t)n;
+        else f->left -= (size_t)n;
+        if (!copied) f->moved += (size_t)n;
+        else if (!f->last && f->done > before) f->moved += f->done - before;
+    }
+    f->busy = after(BUSY_MS);
     return 1;
 }
 
-/* Carry IN, or what OPENING opens, over SOCK. The answer is looked for while idle, while writing,
- * and after a write that failed. 1: delivered, or the reader needs no more. 0: WHY. */
-static int send_frames(const struct stream *s, int in, struct job *opening, int sock,
-                       struct frame *f, char *why) {
+/* Carry the input to the socket. The answer is looked for while idle, while writing, and after a
+ * write that failed. 1: delivered, or the reader needs no more. 0: WHY. */
+static int send_frames(struct flow *f, char *why) {
     struct heard h = { .quiet = after(QUIET_MS) };
     int heard = 0;
     while (!heard) {
-        int full = f->done < f->have;
-        struct pollfd p[2] = { { sock, POLLIN, 0 }, { in < 0 ? opening->fd : in, POLLIN, 0 } };
-        if (full) p[0].events |= POLLOUT;
-        if (full || f->last) p[1].fd = -1;
-        if (!wait_for(p, 2, h.quiet) && !ms_left(h.quiet)) return lost(why, f->given);
-        if (p[0].revents & ~POLLOUT) heard = hear(&h, sock);
-        if (!heard && p[1].revents && in < 0) {
-            in = path_opened(s, opening, why);
-            if (in < 0) return 0;
-        } else if (!heard && p[1].revents && !frame_fill(f, in))
-            return fail(why, "reading %s: %s", s->path, strerror(errno));
-        if (!heard && f->done < f->have && !frame_send(f, sock))
-            heard = hear(&h, sock) > 0 ? 1 : -1;
+        int full = f->done < f->have || f->left, opens = f->opening.pid != 0;
+        int dry = f->left && f->done == f->have && !input_holds(f);
+        int hungry = !full || dry;          /* dry: others took the rest of a frame from the FIFO */
+        struct pollfd p[2] = { { f->sock, hungry ? POLLIN : POLLIN | POLLOUT, 0 },
+                               { hungry && !f->last ? f->fd : -1, POLLIN, 0 } };
+        if (!wait_for(p, 2, h.quiet) && !ms_left(h.quiet)) return lost(f, why);
+        if (p[0].revents & ~POLLOUT) heard = hear(&h, f->sock);
+        if (heard) break;
+        if (opens && p[1].revents && !path_opened(f, why)) return 0;
+        if (!opens && !full && p[1].revents && !frame_fill(f))
+            return fail(why, "reading %s: %s", f->s->path, strerror(errno));
+        if (!frame_send(f)) heard = hear(&h, f->sock) > 0 ? 1 : -1;
     }
-    if (heard < 0) return lost(why, f->given);
-    if (h.said == SAID_GONE) say(LOG_INFO, "node %u needs no more: its reader went away", s->peer);
-    else if (!f->last || f->done < f->have || h.said != f->given)
-        return fail(why, "node %u has %llu bytes of %llu: output is incomplete", s->peer, h.said,
-                    f->given);
-    say(LOG_INFO, "sent %llu bytes", f->given);
+    if (heard < 0) return lost(f, why);
+    if (h.said == SAID_GONE)
+        say(LOG_INFO, "node %u needs no more: its reader went away", f->s->peer);
+    else if (!f->last || f->done < f->have || h.said != f->moved)
+        return fail(why, "node %u has %llu bytes of %llu: output is incomplete", f->s->peer, h.said,
+                    f->moved);
+    say(LOG_INFO, "sent %llu bytes", f->moved);
     return 1;
 }
 
@@ -1966,93 +2053,74 @@ static ssize_t frames_read(struct frames *f, int sock, unsigned char *buf, size_
     return f->left > FRAME_MAX ? -1 : 0;
 }
 
-/* The output: HAVE bytes for it in BUF, of which DONE are written; WRITTEN in all. */
-struct sink { int fd, watch; size_t limit; unsigned char *buf; size_t have, done; bytes written; };
-
-/* FD is the output now. A receiver that slept in a write could not say that it lives: a description
- * of our own, where the system gives one, does not block; else what is written at a time is what
- * poll() promises room for. (Regular files do not sleep; and they may be opened for append.) */
-static void sink_open(struct sink *o, int fd) {
-    struct stat st = { 0 };
-    int own = -1;
-    o->fd = fd;
-    fstat(fd, &st);
-    o->watch = S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode);
-    if (fd == 1 && !S_ISREG(st.st_mode))
-        own = open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY);
-    if (own >= 0) dup2(own, fd);
-    close_fd(&own);
-    o->limit = S_ISREG(st.st_mode) || (fcntl(fd, F_GETFL) & O_NONBLOCK) ? PASHLIB_BUFFER : PIPE_BUF;
-}
-
-static int sink_write(struct sink *o) {
-    size_t left = o->have - o->done;
-    ssize_t n = write(o->fd, o->buf + o->done, left < o->limit ? left : o->limit);
-    if (n < 0) return would_block();
-    o->done += (size_t)n;
-    o->written += (bytes)n;
-    return 1;
-}
-
-/* Carry what comes over SOCK to O, or what OPENING opens. 1: done. -1: its reader left. 0: WHY. */
-static int recv_frames(const struct stream *s, struct sink *o, struct job *opening, int sock,
-                       char *why) {
-    struct frames f = { .left = 0 };
+/* Carry what comes over the socket to the output. poll() is to wait for many bytes at once, but not
+ * for long: the link may be slow, and Linux before 4.18 may have less room than that at the socket.
+ * 1: done. -1: its reader left. 0: WHY. */
+static int recv_frames(struct flow *f, char *why) {
+    struct frames in = { .left = 0 };
     deadline alive = after(ALIVE_MS);
-    while (!f.ended) {
-        int full = o->done < o->have, opens = o->fd < 0;
+    int waits = 0, lowat = 1, slow = 0;     /* waits: what is at the socket waits for the output */
+    while (!in.ended) {
+        int full = f->done < f->have || waits, opens = f->opening.pid != 0;
         int wants = opens ? POLLIN : full ? POLLOUT : 0;
-        struct pollfd p[2] = { { full ? -1 : sock, opens ? POLLRDHUP : POLLIN, 0 },
-                               { opens ? opening->fd : o->fd, (short)wants, 0 } };
-        if (!wants && !o->watch) p[1].fd = -1;
-        wait_for(p, 2, alive);
-        if (!ms_left(alive)) {
-            if (!tell(sock, SAID_ALIVE)) return lost(why, o->written);
-            alive = after(ALIVE_MS);
-        }
+        int low = !in.left || slow ? 1 : in.left < LOWAT_MAX ? (int)in.left : LOWAT_MAX;
+        struct pollfd p[2] = { { full ? -1 : f->sock, opens ? POLLRDHUP : POLLIN, 0 },
+                               { wants || f->watch ? f->fd : -1, (short)wants, 0 } };
+        if (!full && low != lowat) set_option(f->sock, SOL_SOCKET, SO_RCVLOWAT, lowat = low);
+        slow = !wait_for(p, 2, full || low == 1 ? alive : sooner(alive, after(LOWAT_MS)));
+        int due = !ms_left(alive);
+        if (due && !tell(f->sock, SAID_ALIVE)) return lost(f, why);
+        if (due) alive = after(ALIVE_MS);
         if (opens && p[1].revents) {
-            sink_open(o, path_opened(s, opening, why));
-            if (o->fd < 0) return 0;
-        } else if (full && p[1].revents) {
-            if (!sink_write(o))
-                return errno == EPIPE ? -1 : fail(why, "writing %s: %s", s->path, strerror(errno));
-        } else if (opens && p[0].revents) return lost(why, o->written);
-        else if (p[1].revents) return -1;
-        else if (p[0].revents) {
-            ssize_t n = frames_read(&f, sock, o->buf, PASHLIB_BUFFER);
-            if (n < 0 && errno == EPROTO) return fail(why, "a frame of %zu bytes is none", f.left);
-            if (n < 0) return lost(why, o->written);
-            o->done = 0;
-            o->have = (size_t)n;
+            if (!path_opened(f, why)) return 0;
+        } else if (opens && p[0].revents) return lost(f, why);
+        else if (p[1].revents && !full) return -1;
+        else if (p[1].revents || (p[0].revents && f->fast && in.left)) {
+            size_t have = f->have - f->done, most = have < f->limit ? have : f->limit;
+            ssize_t n = have ? write(f->fd, f->buf + f->done, most)
+                             : move(f->sock, f->fd, in.left);
+            if (n < 0 && errno == EPIPE) return -1;
+            waits = !have && n < 0 && !waits;           /* for room, or else for more to come */
+            if (n < 0 && would_block()) continue;
+            if (n < 0 && have) return fail(why, "writing %s: %s", f->s->path, strerror(errno));
+            if (n <= 0) return lost(f, why);
+            f->moved += (size_t)n;
+            if (have) f->done += (size_t)n;
+            else in.left -= (size_t)n;
+        } else if (p[0].revents) {
+            ssize_t n = frames_read(&in, f->sock, f->buf, PASHLIB_BUFFER);
+            if (n < 0 && errno == EPROTO) return fail(why, "a frame of %zu bytes is none", in.left);
+            if (n < 0) return lost(f, why);
+            f->done = 0;
+            f->have = (size_t)n;
         }
     }
-    if (get(f.head + 4, 8) == o->written) return 1;
-    return fail(why, "received %llu bytes of %llu: output is incomplete", o->written,
-                (bytes)get(f.head + 4, 8));
+    if (get(in.head + 4, 8) == f->moved) return 1;
+    return fail(why, "received %llu bytes of %llu: output is incomplete", f->moved,
+                (bytes)get(in.head + 4, 8));
 }
 
-/* Carry stream S over SOCK. FD: standard input or output; -1: its path. 1: done. 0: WHY. */
-static int transfer(const struct stream *s, int fd, int sock, char *why) {
-    unsigned char *buf = malloc(PASHLIB_BUFFER + 12);   /* of a frame: its head, the end's total */
-    struct frame f = { .buf = buf };
-    struct sink o = { .buf = buf, .fd = -1 };
-    struct job opening = { 0, -1 };
-    int good;
-    if (!buf) return fail(why, "out of memory");
-    if (fd < 0 && !job_start(&opening, path_job, s, why)) return 0;
+/* Carry stream S, one of STREAMS, over SOCK. FD: standard input or output; -1: its path. 0: WHY. */
+static int transfer(const struct stream *s, int streams, int fd, int sock, char *why) {
+    struct flow f = { .s = s, .sock = sock, .streams = streams,
+                      .buf = malloc(PASHLIB_BUFFER + 12) };     /* a header, and the end's total */
+    if (!f.buf) return fail(why, "out of memory");
+    if (fd >= 0 && (fcntl(fd, F_GETFL) & O_ACCMODE) == (fd ? O_RDONLY : O_WRONLY))
+        return fail(why, "opening -: %s", strerror(EBADF));     /* see standard_open() */
+    if (fd >= 0) flow_open(&f, fd);
+    else if (!job_start(&f.opening, path_job, s, why)) return 0;
+    else f.fd = f.opening.fd;
 #ifdef TCP_USER_TIMEOUT
     if (!s->sends) set_option(sock, IPPROTO_TCP, TCP_USER_TIMEOUT, QUIET_MS);
 #endif
-    if (fd >= 0 && !s->sends) sink_open(&o, fd);
-    good = s->sends ? send_frames(s, fd, &opening, sock, &f, why)
-                    : recv_frames(s, &o, &opening, sock, why);
-    job_end(&opening);
-    if (good > 0 && !s->sends && close(o.fd) < 0 && errno != EINTR)
+    int good = s->sends ? send_frames(&f, why) : recv_frames(&f, why);
+    job_end(&f.opening);
+    if (good > 0 && !s->sends && close(f.fd) < 0 && errno != EINTR)
         good = fail(why, "closing %s: %s", s->path, strerror(errno));
     if (s->sends || !good) return good;
-    finish(sock, good < 0 ? SAID_GONE : o.written);
+    finish(sock, good < 0 ? SAID_GONE : f.moved);
     if (good < 0) say(LOG_INFO, "the reader of %s went away", s->path);
-    say(LOG_INFO, "received %llu bytes", o.written);
+    say(LOG_INFO, "received %llu bytes", f.moved);
     return 1;
 }
 
@@ -2061,11 +2129,11 @@ static int transfer(const struct stream *s, int fd, int sock, char *why) {
 
 enum { EXIT_USAGE = 2, STREAM_WORDS = 5 };
 #define usage(...) (say(LOG_ERROR, __VA_ARGS__), EXIT_USAGE)
+#define failed(...) (say(LOG_ERROR, __VA_ARGS__), EXIT_FAILURE)
 
 static int printed(void) {
     if (fflush(stdout) == 0 && !ferror(stdout)) return 0;
-    say(LOG_ERROR, "standard output: %s", strerror(errno));
-    return 1;
+    return failed("standard output: %s", strerror(errno));
 }
 
 static int print_help(void) {
@@ -2133,11 +2201,10 @@ static int streams_check(const struct stream *s, int n) {
 
 static int is_utf8(const char *text) {        /* RFC 3629, 4 */
     for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
-        int more = *p < 0x80 ? 0 : *p >= 0xc2 && *p < 0xe0 ? 1 : *p >= 0xe0 && *p < 0xf0 ? 2
-                 : *p >= 0xf0 && *p < 0xf5 ? 3 : -1;
-        if (more < 0 || (*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f)
+        int n = *p < 0x80 ? 0 : *p < 0xc2 ? -1 : *p < 0xe0 ? 1 : *p < 0xf0 ? 2 : *p < 0xf5 ? 3 : -1;
+        if (n < 0 || (*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f)
             || (*p == 0xf0 && p[1] < 0x90) || (*p == 0xf4 && p[1] > 0x8f)) return 0;
-        for (; more; more--) if ((*++p & 0xc0) != 0x80) return 0;
+        for (; n; n--) if ((*++p & 0xc0) != 0x80) return 0;
     }
     return 1;
 }
@@ -2205,12 +2272,8 @@ static void stream_job(int unused, const void *arg) {
     let_go(start->all, start->n, s, fd);
     sock = punch(s, s->rdv.fd, why);
     close(s->rdv.fd);                                           /* the registration is withdrawn */
-    good = sock >= 0;
-    if (good && fd >= 0 && (fcntl(fd, F_GETFL) & O_ACCMODE) == (fd ? O_RDONLY : O_WRONLY))
-        good = fail(why, "opening -: %s", strerror(EBADF));
-    if (good) good = transfer(s, fd, sock, why);
-    if (!good) say(LOG_ERROR, "%s", why);
-    _exit(!good);
+    good = sock >= 0 && transfer(s, start->n, fd, sock, why);
+    _exit(good ? 0 : failed("%s", why));
 }
 
 static void nothing(int sig) { (void)sig; }
@@ -2260,7 +2323,7 @@ static int carry(struct stream *s, int n) {
     char why[WHY_MAX];
     int status = 0, sig, got = 0;
     signals_begin(&wanted);
-    if (!discover(s, n, 0, why)) { say(LOG_ERROR, "%s", why); return 1; }
+    if (!discover(s, n, 0, why)) return failed("%s", why);
     say(LOG_INFO, "rendezvous %s", set.rdv.text);
     if (socketpair(AF_UNIX, SOCK_DGRAM, 0, set.purse) < 0) die("socketpair");
     set_nonblocking(set.purse[0]);
@@ -2269,10 +2332,7 @@ static int carry(struct stream *s, int n) {
     for (int i = 0; i < n; i++) {
         set.who = start.s = &s[i];
         if (!job_start(&s[i].rdv, rdv_job, &start, why)
-            || !job_start(&s[i].child, stream_job, &start, why)) {
-            say(LOG_ERROR, "%s", why);
-            status = 1;
-        }
+            || !job_start(&s[i].child, stream_job, &start, why)) status = failed("%s", why);
         close_fd(&s[i].rdv.fd);
         close_fd(&s[i].child.fd);
         s[i].rdv_end = after(WITHDRAW_MS);
@@ -2296,7 +2356,7 @@ static int carry(struct stream *s, int n) {
 static int print_addresses(void) {
     struct stream s = { .listener = -1, .udp = -1, .stun = -1 };
     char why[WHY_MAX];
-    if (!discover(&s, 1, 1, why)) { say(LOG_ERROR, "%s", why); return 1; }
+    if (!discover(&s, 1, 1, why)) return failed("%s", why);
     printf("local_addr=%s\nexternal_addr=%s\nsource=%s\n", SHOW(&s.local), SHOW(&s.external),
            s.source);
     if (s.mapping)

@@ -2,6 +2,8 @@
 # ./test.sh            all tests; needs a C compiler; uses coturn, python3, clang, tcc ... where they are
 # ./test.sh NAME...    some of them: the functions t_NAME below
 # ./test.sh demo       the main job, in the shape in which PaSh generates it
+# ./test.sh bench      how fast it is, beside nc and others
+# ./test.sh soak       1,000 transfers in a row, then 64 at once for two minutes
 #
 # All of it runs in a network namespace of its own, where one can be made, with nothing but loopback.
 # REQUIRE_ALL=1 makes a failure of every skip. Settings of the caller's are dropped.
@@ -116,6 +118,11 @@ below() {                                           # PID...: all its descendant
     done
 }
 python() { need "$1" python3; }
+switches() {                                        # NAME...: how often all their processes have gone to sleep
+    for switches_pid in $(for n in "$@"; do below "$(pid "$n")"; pid "$n"; done); do
+        awk '$1 == "voluntary_ctxt_switches:" { print $2 }' "/proc/$switches_pid/status" 2>/dev/null
+    done | awk '{ n += $1 } END { print n + 0 }'
+}
 
 # ---- tools: servers that lie, and a peer with a mind of its own ----
 
@@ -124,7 +131,7 @@ cat >"$tmp/stun.py" <<'END'
 import os, select, socket, struct, sys, threading, time
 C = b"\x21\x12\xa4\x42"
 MODES = ("good other mapped ipv6 wrongid wrongcookie badlen cutattr unspec port0 multicast error errid late "
-         "silent forged othersock lose1 lose2 noaddr pieces huge half").split()
+         "silent forged othersock lose1 lose2 noaddr pieces huge half brief").split()
 socks = {}
 def attr(kind, value): return struct.pack("!HH", kind, len(value)) + value + b"\0" * (-len(value) % 4)
 def xor(ip, port, tid, kind=0x20, plain=False):
@@ -153,7 +160,7 @@ def answers(mode, tid):
         "error": [msg(attr(9, b"\0\0\4\x14Un\x1b[31mknown"), tid, 0x111)],
         "errid": [msg(attr(9, b"\0\0\4\x14No"), bytes(12), 0x111)],
         "forged": [b"", b"x" * 1500, msg(xor("198.51.100.66", 1, tid), bytes(12)), good],
-        "noaddr": [msg(attr(0x8022, b"nothing"), tid)], "pieces": [good], "late": [good],
+        "noaddr": [msg(attr(0x8022, b"nothing"), tid)], "pieces": [good], "late": [good], "brief": [good],
         "huge": [msg(attr(0x8022, bytes(2040)) + xor("198.51.100.66", 1, tid), tid)], "half": [good[:-4]],
         "lose1": [good] if count.get(mode, 0) > 1 else [], "lose2": [good] if count.get(mode, 0) > 2 else [],
     }.get(mode, [])
@@ -168,7 +175,8 @@ def talk(c, mode):                                      # one TCP connection
             for b in [m[i:i + 1] for i in range(len(m))] if mode == "pieces" else [m]:
                 c.sendall(b)
                 if mode == "pieces": time.sleep(0.005)
-        if mode == "half": return
+        if mode == "brief": time.sleep(0.5)
+        if mode in ("half", "brief"): return
         rest = c.recv(100)
         seen.write("tcp-%s closed after %d more\n" % (mode, len(rest)))
     except (OSError, SystemExit) as e: seen.write("tcp-%s over: %r\n" % (mode, e))
@@ -1038,7 +1046,9 @@ t_stun() {
         addr PASH_STUN_SERVER=localhost
         has 'a name, its port 3478' "$tmp/out" '^source=stun$'
         addr PASH_STUN_SERVER=127.0.0.1,udp:localhost:3478
-        has 'two servers agree' "$tmp/out" '^mapping=endpoint-independent$'
+        is 'one server by two names: no mapping' 0 "$(grep -c mapping "$tmp/out")"
+        addr 'PASH_STUN_SERVER=127.0.0.1,[::1]:3478'
+        is 'IPv4 and IPv6 do not compare' 0 "$(grep -c mapping "$tmp/out")"
         addr PASH_STUN_SERVER=tcp:127.0.0.1
         is 'coturn over TCP' '0 stun' "$status $(sed -n 's/^source=//p' "$tmp/out")"
         is 'coturn over TCP sees the port of the stream' "$(sed -n 's/^local_addr=//p' "$tmp/out")" "$(sed -n 's/^external_addr=//p' "$tmp/out")"
@@ -1089,6 +1099,7 @@ END
     is 'UDP and TCP do not compare' 0 "$(grep -c mapping "$tmp/out")"
     addr "PASH_STUN_SERVER=127.0.0.1:$(stun_port good),tcp:127.0.0.1:$(stun_port silent)"
     has 'TCP is silent' "$tmp/out" '^external_addr=198.51.100.7:4242$'
+    has 'TCP is silent: told' "$tmp/err" '^pashlib: no tcp: server answered in time: TCP may have another address$'
     addr "PASH_STUN_SERVER=tcp:127.0.0.1:$(stun_port good),tcp:127.0.0.1:$(stun_port other)"
     has 'servers that differ, over TCP' "$tmp/out" '^mapping=endpoint-dependent$'
     has 'one request over TCP' "$tmp/stun.log" '^tcp-late [0-9.]* 000100002112a442[0-9a-f]\{24\} '
@@ -1110,6 +1121,16 @@ END
     both 'a stream with STUN over TCP' '0 0'
     is 'what it carried' data "$(cat "$tmp/R.out")"
     rm "$tmp/fifo"
+    bg S env -u PASH_NO_HOLEPUNCH PASH_STUN_SERVER="tcp:127.0.0.1:$(stun_port brief)" $P send k 1 2 /dev/null
+    until_true grep -q 'send k: the STUN server closed the connection that kept 198.51.100.7:4242: the NAT may give another port now' "$tmp/S.err"
+    is 'a server that does not keep the connection: told' 0 $?
+    bg R $P recv k 2 1
+    both 'a server that does not keep the connection' '0 0'
+    for i in 1 2 3; do
+        addr PASH_PUBLIC_ADDR=127.0.0.9:5000 "PASH_STUN_SERVER=tcp:127.0.0.1:$(stun_port good)"
+        has "the same port again, at once: $i" "$tmp/out" '^source=stun$'
+        is "the same port: $i" 127.0.0.1:5000 "$(sed -n 's/local_addr=//p' "$tmp/out")"
+    done
     for mode in wrongid wrongcookie badlen cutattr unspec port0 multicast errid silent othersock noaddr; do
         addr PASH_STUN_TIMEOUT_MS=150 "PASH_STUN_SERVER=127.0.0.1:$(stun_port $mode)"
         has "STUN, $mode: the wait goes on" "$tmp/err" "^pashlib: STUN discovery failed: 127.0.0.1:$(stun_port $mode): no answer within 150 ms\$"
@@ -1126,6 +1147,8 @@ END
     has 'each server has its reason' "$tmp/err" 'failed: 127.0.0.1:9: Connection refused; 127.0.0.1:[0-9]*: error 420'
     addr PASH_STUN_SERVER="127.0.0.1:$(stun_port other),127.0.0.1:$(stun_port good)"
     has 'servers that differ' "$tmp/out" '^mapping=endpoint-dependent$'
+    addr PASH_STUN_SERVER="127.0.0.1:$(stun_port good),127.0.0.1:$(stun_port lose1)"
+    has 'two servers agree' "$tmp/out" '^mapping=endpoint-independent$'
     addr PASH_STUN_SERVER="127.0.0.1:$(stun_port good),127.0.0.1:$(stun_port silent)"
     is 'no second answer, no mapping' '0 0' "$status $(grep -c mapping "$tmp/out")"
     addr PASH_STUN_SERVER="127.0.0.1:$(stun_port good),127.0.0.1:$(stun_port ipv6)"
@@ -1279,6 +1302,15 @@ t_ports() {
 # ---- rendezvous ----
 
 t_rendezvous() {
+    bg S $P send waits 0 1 /dev/null
+    until_true test -f "$tmp/rdv/waits/N_0"
+    sleep 3
+    before=$(switches S)
+    sleep 2
+    woke=$(($(switches S) - before))
+    is "waiting for a peer: woke $woke times in 2 s, 3 s after the start" 1 $((woke >= 2 && woke <= 16))
+    kill "$(pid S)"
+    ended S
     rm -rf "$tmp/rdv"
     bg R $P recv 'a/b' 1 0 "$tmp/x"
     until_true test -f "$tmp/rdv/a%2Fb/N_1"
@@ -1898,6 +1930,12 @@ long_start() {
     stopped=$(below "$(pid LR3)")
     for p in $stopped; do kill -STOP "$p"; done
     long_began=$(date +%s)
+    (
+        sleep 20
+        before=$(switches LS2 LR2)
+        sleep 20
+        echo $(($(switches LS2 LR2) - before)) >"$tmp/idle"
+    ) &
 }
 mkfifo "$tmp/long-fifo"
 t_long() {
@@ -1911,6 +1949,7 @@ t_long() {
         is "long $i: exit statuses" '0 0' "$sent $status"
     done
     is 'a reader that stalls for 70 s' 3000000 "$(cat "$tmp/LR1.out")"
+    is "an idle stream sleeps: it woke $(cat "$tmp/idle") times in 20 s" 1 $(($(cat "$tmp/idle") <= 8))
     is 'a stream that is idle for 70 s' 'a b' "$(tr '\n' ' ' <"$tmp/LR2.out" | sed 's/ $//')"
     is 'a FIFO whose reader comes after 72 s' 10 "$(tail -n 1 "$tmp/got")"
     if python 'a terminal that stalls'; then
@@ -2433,6 +2472,502 @@ t_nat_long() {
         $(($(stat -c %Y "$tmp/NS4.rc") - gone_since <= 65 && $(stat -c %Y "$tmp/NR4.rc") - gone_since <= 80))
 }
 
+# ---- trust: hostile input, faults, what it may touch ----
+
+# Fuzzing: FUZZ_SECONDS (20) for each target, FUZZ_TARGETS (all); libFuzzer with the address and undefined behaviour sanitizers.
+fuzz_targets='stun stuntcp http json address hello frames stream settings'
+fuzz_build() {
+    cat >"$tmp/fuzz.c" <<'END'
+#define _GNU_SOURCE
+#include <ctype.h>
+#include <strings.h>
+static int plain_strncasecmp(const char *a, const char *b, unsigned long n) {  /* clang 14's libFuzzer crashes in its hook for libc's */
+    for (; n && *a && tolower((unsigned char)*a) == tolower((unsigned char)*b); a++, b++) n--;
+    return n ? tolower((unsigned char)*a) - tolower((unsigned char)*b) : 0;
+}
+#define strncasecmp plain_strncasecmp
+#define main pashlib_main
+#include "pashlib.c"
+#undef main
+static const char *target = "";
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+    (void)argc; (void)argv;
+    target = getenv("FUZZ");
+    set.level = -1;                                     /* quiet */
+    return 0;
+}
+static void feed(int fd[2], const uint8_t *data, size_t n) {        /* the bytes, then the end */
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, fd) < 0) abort();
+    if (write(fd[1], data, n) != (ssize_t)n) abort();
+    shutdown(fd[1], SHUT_WR);
+    set_nonblocking(fd[0]);
+}
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
+    static const unsigned char id[12] = { 0xb7, 0xe7, 0xa7, 0x01, 0xbc, 0x34, 0xd6, 0x86, 0xfa, 0x87, 0xdf, 0xae };
+    char why[WHY_MAX], out[256], *text;
+    int fd[2];
+    if (n > 60000) return 0;
+    text = malloc(n + 1);                               /* of its very length, so that the sanitizer sees each step too far */
+    memcpy(text, data, n);
+    text[n] = 0;
+    if (!strcmp(target, "stun")) {
+        struct addr a;
+        unsigned char *m = malloc(n ? n : 1);
+        memcpy(m, data, n);
+        if (stun_decode(m, n, id, &a, why) == STUN_ADDRESS && !addr_usable(&a)) abort();
+        free(m);
+    } else if (!strcmp(target, "stuntcp")) {
+        static struct query q;
+        q = (struct query){ .state = QUERY_WAITS, .tcp = 1, .sends = 1 };
+        memcpy(q.id, id, sizeof id);
+        feed(fd, data, n);
+        q.fd = fd[0];
+        for (int i = 0; i < 5000 && q.fd >= 0 && q.state == QUERY_WAITS; i++) stun_read(&q);
+        if (q.fd >= 0 && q.state == QUERY_WAITS) abort();       /* it must have seen the end */
+        close_fd(&q.fd);
+        close(fd[1]);
+    } else if (!strcmp(target, "http")) {
+        for (int ended = 0; ended < 2; ended++) {
+            struct http h;
+            char *m = malloc(n + 1);
+            memcpy(m, data, n);
+            if (http_decode(m, n, ended, &h, why) && h.body + h.body_len > n) abort();
+            free(m);
+        }
+    } else if (!strcmp(target, "json")) {
+        static const char *const paths[] = { "a", "Attributes/N_1/S", "Item/N_2147483647/S", "__type", "" };
+        char *m = malloc(n ? n : 1);
+        memcpy(m, data, n);
+        for (size_t i = 0; i < COUNT(paths); i++)
+            if (json_find(m, n, paths[i], out, sizeof out) && !memchr(out, 0, sizeof out)) abort();
+        struct addr a = registration_get(m, n, "local_addr");
+        if (a.port && !addr_usable(&a)) abort();
+        free(m);
+    } else if (!strcmp(target, "address")) {
+        struct addr a, b;
+        if (addr_parse(text, &a) && (!addr_parse(SHOW(&a), &b) || !addr_same(&a, &b))) abort();
+        ip_parse(text, &a);
+        registration_get(text, n, "external_addr");
+    } else if (!strcmp(target, "hello")) {
+        struct stream s = { .key = "k", .me = 1, .peer = 2, .stun = -1 };
+        static struct punch p;
+        p = (struct punch){ .s = &s, .chosen = -1, .why = why };
+        struct conn c = { .step = STEP_HELLO, .end = after(MS_MAX) };
+        if (n >= HELLO) hello_check(&s, data, why);
+        feed(fd, data, n);
+        c.fd = fd[0];
+        hello_encode(&s, c.mine);
+        conn_event(&p, &c);
+        if (p.chosen >= 0) abort();                     /* without the key */
+        close_fd(&c.fd);
+        close(fd[1]);
+    } else if (!strcmp(target, "frames")) {
+        struct stream s = { .key = "k", .path = "-" };
+        struct flow f = { .s = &s, .sock = -1, .opening = { 0, -1 }, .streams = 1, .buf = malloc(PASHLIB_BUFFER + 12) };
+        feed(fd, data, n);
+        f.sock = fd[0];
+        flow_open(&f, open("/dev/null", O_WRONLY));
+        if (recv_frames(&f, why) > 0 && f.moved > n) abort();
+        close(f.fd); close(fd[0]); close(fd[1]);
+        free(f.buf);
+    } else if (!strcmp(target, "stream")) {
+        struct stream s;
+        if (strlen(text) == n) stream_split(&s, text);
+        is_utf8(text);
+    } else if (!strcmp(target, "settings")) {
+        for (const struct setting *t = table; t < table + COUNT(table); t++) if (*text) t->parse(t->at, text, why);
+    } else abort();
+    free(text);
+    return 0;
+}
+END
+    clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -I. -o "$tmp/fuzz" "$tmp/fuzz.c" >"$tmp/fuzz.log" 2>&1 || return 1
+    # seeds: RFC 5769, 2.2 and 2.3; what the fakes answer; what is written down in README
+    mkdir -p "$tmp/seeds"
+    xxd_() { printf '%b' "$(echo "$1" | sed 's/../\\x&/g')"; }
+    for t in stun stuntcp; do
+        mkdir -p "$tmp/seeds/$t"
+        xxd_ 0101003c2112a442b7e7a701bc34d686fa87dfae8022000b7465737420766563746f7220002000080001a147e112a643000800142b91f599fd9e90c38c7489f92af9ba53f06be7d780280004c07d4c96 >"$tmp/seeds/$t/v4"
+        xxd_ 010100482112a442b7e7a701bc34d686fa87dfae8022000b7465737420766563746f7220002000140002a1470113a9faa5d3f179bc25f4b5bed2b9d900080014a382954e4be67bf11784c97c8292c275bfe3ed4180280004c8fb0b4c >"$tmp/seeds/$t/v6"
+        xxd_ 011100142112a442b7e7a701bc34d686fa87dfae000900100000041455 >"$tmp/seeds/$t/error"
+    done
+    mkdir -p "$tmp/seeds/http" "$tmp/seeds/json" "$tmp/seeds/address" "$tmp/seeds/hello" "$tmp/seeds/frames" "$tmp/seeds/stream" "$tmp/seeds/settings"
+    printf 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello' >"$tmp/seeds/http/1"
+    printf 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n' >"$tmp/seeds/http/2"
+    printf '{"Attributes":{"key":{"S":"k"},"N_1":{"S":"{\\"local_addr\\":\\"127.0.0.1:5\\"}"}},"a":[1,null,{"b":"\\u00e9\\ud83d\\ude00"}]}' >"$tmp/seeds/json/1"
+    printf '{"__type":"com.amazonaws#X","local_addr":"[::1]:4"}' >"$tmp/seeds/json/2"
+    printf '203.0.113.7:5000' >"$tmp/seeds/address/1"
+    printf '[2001:db8::7]:5000' >"$tmp/seeds/address/2"
+    { printf 'PASHLIB1\2\0\0\0\0\0\0\2\0\0\0\1'; head -c 49 /dev/zero; } >"$tmp/seeds/hello/1"
+    printf '\0\0\0\5hello\0\0\0\0\0\0\0\0\0\0\0\5' >"$tmp/seeds/frames/1"
+    printf 'send*key*1*2*/tmp/a b' >"$tmp/seeds/stream/1"
+    i=0
+    for v in 'udp:a.b:3478,tcp:[::1]' dir:/tmp/x dynamodb:rdv http://127.0.0.1:8000/x 8000 info true 203.0.113.7; do
+        i=$((i + 1))
+        printf %s "$v" >"$tmp/seeds/settings/$i"
+    done
+}
+fuzz_start() {
+    need 'fuzzing' clang || return 1
+    fuzz_build || { skip 'fuzzing' "no libFuzzer: $(grep -m1 -i -e error -e cannot "$tmp/fuzz.log")"; return 1; }
+    for t in ${FUZZ_TARGETS-$fuzz_targets}; do
+        mkdir -p "$tmp/corpus/$t"
+        bg "fuzz-$t" env FUZZ="$t" nice "$tmp/fuzz" -max_total_time="${FUZZ_SECONDS-20}" -max_len=4096 -timeout=10 -rss_limit_mb=1024 \
+            -artifact_prefix="$tmp/fuzz-$t-" "$tmp/corpus/$t" "$tmp/seeds/$t"
+    done
+    fuzzing=1
+}
+t_fuzz() {
+    [ -n "${fuzzing-}" ] || fuzz_start || return
+    for t in ${FUZZ_TARGETS-$fuzz_targets}; do
+        tries=0
+        while [ ! -f "$tmp/fuzz-$t.rc" ] && [ $tries -lt $((${FUZZ_SECONDS-20} * 4 + 60)) ]; do
+            sleep 1
+            tries=$((tries + 1))
+        done
+        ended "fuzz-$t"
+        is "fuzzing $t: $(sed -n 's/^Done \([0-9]*\) runs.*/\1 runs/p' "$tmp/fuzz-$t.err")" 0 "$status"
+        [ "$status" = 0 ] || tail -30 "$tmp/fuzz-$t.err"
+    done
+}
+
+# System calls that fail, by a library that is loaded before libc: the first, second and tenth of each.
+t_faults() {
+    python 'failing system calls' || return
+    cat >"$tmp/faults.c" <<'END'
+/* FAIL="NAME N ERRNO": the Nth call of NAME fails. FAIL="eintr N": one in N of the calls that can wait is interrupted. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+static char which[32];
+static int nth, error, calls, count, begun;              /* count: as random as it need be */
+static int fails(const char *name, int waits) {
+    const char *f = begun++ ? NULL : getenv("FAIL");
+    if (f) sscanf(f, "%31s %d %d", which, &nth, &error);
+    int saved = errno;
+    count = (int)(count * 1103515245U + 12345U);
+    if (waits && !strcmp(which, "eintr") && (count >> 16 & 0x7fff) % nth == 0) { errno = EINTR; return 1; }
+    if (strcmp(which, name) || ++calls != nth) { errno = saved; return 0; }
+    errno = error;
+    return 1;
+}
+#define WRAP(type, name, waits, params, args) type name params { \
+    static type (*real) params; \
+    if (!real) *(void **)&real = dlsym(RTLD_NEXT, #name); \
+    return fails(#name, waits) ? (type)-1 : real args; }
+WRAP(int, socket, 0, (int a, int b, int c), (a, b, c))
+WRAP(int, socketpair, 0, (int a, int b, int c, int *d), (a, b, c, d))
+WRAP(int, bind, 0, (int a, const struct sockaddr *b, socklen_t c), (a, b, c))
+WRAP(int, listen, 0, (int a, int b), (a, b))
+WRAP(int, accept, 0, (int a, struct sockaddr *b, socklen_t *c), (a, b, c))
+WRAP(int, connect, 0, (int a, const struct sockaddr *b, socklen_t c), (a, b, c))
+WRAP(int, poll, 1, (struct pollfd *a, nfds_t b, int c), (a, b, c))
+WRAP(ssize_t, read, 1, (int a, void *b, size_t c), (a, b, c))
+WRAP(ssize_t, write, 1, (int a, const void *b, size_t c), (a, b, c))
+WRAP(ssize_t, send, 0, (int a, const void *b, size_t c, int d), (a, b, c, d))
+WRAP(ssize_t, recv, 1, (int a, void *b, size_t c, int d), (a, b, c, d))
+WRAP(ssize_t, splice, 1, (int a, off64_t *b, int c, off64_t *d, size_t e, unsigned f), (a, b, c, d, e, f))
+WRAP(ssize_t, sendfile, 1, (int a, int b, off_t *c, size_t d), (a, b, c, d))
+WRAP(ssize_t, sendmsg, 1, (int a, const struct msghdr *b, int c), (a, b, c))
+WRAP(ssize_t, recvmsg, 1, (int a, struct msghdr *b, int c), (a, b, c))
+WRAP(pid_t, fork, 0, (void), ())
+WRAP(int, mkdir, 0, (const char *a, mode_t b), (a, b))
+WRAP(int, rename, 0, (const char *a, const char *b), (a, b))
+WRAP(int, getentropy, 0, (void *a, size_t b), (a, b))
+WRAP(int, setsockopt, 0, (int a, int b, int c, const void *d, socklen_t e), (a, b, c, d, e))
+WRAP(int, dup2, 0, (int a, int b), (a, b))
+int open(const char *path, int flags, ...) {
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = flags & O_CREAT ? va_arg(args, mode_t) : 0;
+    va_end(args);
+    return fails("open", 0) ? -1 : openat(AT_FDCWD, path, flags, mode);
+}
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t);
+void *malloc(size_t n) { return begun && fails("malloc", 0) ? NULL : __libc_malloc(n); }
+void *calloc(size_t n, size_t m) { return begun && fails("calloc", 0) ? NULL : __libc_calloc(n, m); }
+END
+    cat >"$tmp/faults.py" <<'END'
+# argv: directory, the program. Each end of a stream, and addr, with each fault. Never a crash, a hang, a process left
+# behind, a wrong exit status, or silence; and status 0 only with all of the data.
+import concurrent.futures, errno, itertools, os, subprocess, sys, threading
+tmp, P = sys.argv[1:3]
+CALLS = {"socket": errno.EMFILE, "socketpair": errno.EMFILE, "bind": errno.EACCES, "listen": errno.EADDRINUSE, "accept": errno.EMFILE,
+         "connect": errno.EPERM, "poll": errno.ENOMEM, "read": errno.EIO, "write": errno.ENOSPC, "send": errno.ECONNRESET,
+         "recv": errno.ECONNRESET, "splice": errno.ENOMEM, "sendfile": errno.EIO, "sendmsg": errno.ENOMEM, "recvmsg": errno.ENOMEM,
+         "open": errno.EMFILE, "fork": errno.EAGAIN, "mkdir": errno.ENOSPC, "rename": errno.EIO, "getentropy": errno.ENOSYS,
+         "setsockopt": errno.ENOPROTOOPT, "dup2": errno.EMFILE, "malloc": errno.ENOMEM, "calloc": errno.ENOMEM}
+data = bytes(range(256)) * 3000
+with open(tmp + "/fin", "wb") as f: f.write(data)
+def env(fail): return dict(os.environ, PASH_PEER_TIMEOUT_MS="2500", PASH_CONNECT_TIMEOUT_MS="2500", **({"FAIL": fail, "LD_PRELOAD": tmp + "/faults.so"} if fail else {}))
+def end(p, what, bad):
+    try: out, err = p.communicate(timeout=90)
+    except subprocess.TimeoutExpired:
+        p.kill()
+        bad.append("%s hangs" % what)
+        return -99, b"", p.communicate()[1]
+    if p.returncode not in (0, 1): bad.append("%s: status %d" % (what, p.returncode))
+    if p.returncode and not err: bad.append("%s: not a word" % what)
+    if b"signal 11" in err or b"signal 6" in err: bad.append("%s: crash" % what)
+    return p.returncode, out, err
+def stream(i, fail, side, source):
+    key, bad = "f%d" % i, []
+    given, giver = os.pipe()
+    s = subprocess.Popen([P, "send", key, "1", "2"] + ([tmp + "/fin"] if source == "file" else []), env=env(fail if side == "send" else ""),
+                         stdin=given, stderr=subprocess.PIPE)
+    os.close(given)
+    r = subprocess.Popen([P, "recv", key, "2", "1"], env=env(fail if side == "recv" else ""), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    def give():
+        try:
+            if source != "file": os.write(giver, data)
+        except OSError: pass
+        os.close(giver)
+    threading.Thread(target=give, daemon=True).start()
+    rs, out, rerr = end(r, "recv", bad)
+    ss, _, serr = end(s, "send", bad)
+    if (rs == 0 or ss == 0) and out != data: bad.append("status 0 with %d of %d bytes" % (len(out), len(data)))
+    if ss == 0 and rs != 0: bad.append("the sender is content, the receiver not")
+    if fail.startswith("eintr") and (ss or rs): bad.append("interrupted, not carried: %d %d" % (ss, rs))
+    return ["%s of %s, %s: %s\n%s%s" % (fail, side, source, b, serr.decode(), rerr.decode()) for b in bad]
+def addr(i, fail):
+    bad = []
+    p = subprocess.Popen([P, "addr"], env=dict(env(fail), PASH_NO_HOLEPUNCH="0", PASH_STUN_SERVER="localhost:9,tcp:127.0.0.1:9", PASH_STUN_TIMEOUT_MS="1500",
+                         AWS_EC2_METADATA_DISABLED="false", AWS_EC2_METADATA_SERVICE_ENDPOINT="http://127.0.0.1:9"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    status, out, err = end(p, "addr", bad)
+    if (status == 0) != (out.count(b"\n") == 3): bad.append("addr: status %d with %r" % (status, out))
+    return ["%s: %s\n%s" % (fail, b, err.decode()) for b in bad]
+jobs, tried = [], 0
+with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    for (call, e), n in itertools.product(CALLS.items(), (1, 2, 10)):
+        fail = "%s %d %d" % (call, n, e)
+        for side, source in (("send", "pipe"), ("send", "file"), ("recv", "pipe")):
+            jobs.append(pool.submit(stream, len(jobs), fail, side, source))
+        jobs.append(pool.submit(addr, len(jobs), fail))
+    for n in (2, 3, 5): 
+        for side, source in (("send", "pipe"), ("send", "file"), ("recv", "pipe")): jobs.append(pool.submit(stream, len(jobs), "eintr %d" % n, side, source))
+    bad = [b for j in jobs for b in j.result()]
+print("%d runs" % len(jobs))
+print("\n".join(bad), end="")
+sys.exit(bool(bad))
+END
+    if ! cc -O2 -shared -fPIC -o "$tmp/faults.so" "$tmp/faults.c" -ldl 2>"$tmp/err" || ! cc -O2 -o "$tmp/pfault" pashlib.c 2>>"$tmp/err"; then
+        skip 'failing system calls' "the library does not compile: $(head -3 "$tmp/err")"
+        return
+    fi
+    mkdir -p "$tmp/faulty"
+    timeout 300 env PASH_RENDEZVOUS="dir:$tmp/faulty/rdv" python3 "$tmp/faults.py" "$tmp" "$tmp/pfault" >"$tmp/out" 2>&1
+    is "failing system calls: $(head -n 1 "$tmp/out")" 0 $?
+    tail -n +2 "$tmp/out" | head -60 | sed 's/^/# /'
+    sleep 0.5
+    is 'failing system calls: no process is left' '' "$(pgrep -f "$tmp/pfault " | head -5)"
+}
+
+# Soak: SOAK_RUNS (100) transfers in a row, then 64 at once for SOAK_SECONDS (10), either end killed now and then.
+t_soak() {
+    python 'soak' || return
+    cat >"$tmp/soak.py" <<'END'
+# argv: directory, program, transfers in a row, seconds. A stream is whole and 0 at both ends, or 1 at the end that lives.
+import os, random, signal, subprocess, sys, threading, time
+tmp, P, rows, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+random.seed(7)
+block = os.urandom(1 << 20)
+bad, whole, cut, lock = [], 0, 0, threading.Lock()
+def stream(key, data, victim=None, after=0.0):
+    s = subprocess.Popen([P, "send", key, "1", "2"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    r = subprocess.Popen([P, "recv", key, "2", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    kill = {"s": s, "r": r}.get(victim)
+    timer = threading.Timer(after, lambda: kill.poll() is None and kill.send_signal(random.choice([signal.SIGKILL, signal.SIGTERM]))) if kill else None
+    if timer: timer.start()
+    def give():
+        try: s.stdin.write(data)
+        except OSError: pass
+        try: s.stdin.close()
+        except OSError: pass
+    feeder = threading.Thread(target=give); feeder.start()
+    said = []
+    quiet = threading.Thread(target=lambda: said.append(s.stderr.read())); quiet.start()
+    loud = threading.Thread(target=lambda: said.append(r.stderr.read())); loud.start()
+    out = r.stdout.read()
+    codes = s.wait(), r.wait()
+    feeder.join(); quiet.join(); loud.join()
+    if timer: timer.cancel()
+    for p in (s, r): p.stderr.close()
+    r.stdout.close()
+    killed = [c < 0 for c in codes]
+    if any(killed) and not all(killed):
+        alive = codes[0 if killed[1] else 1]
+        # the one that lives: 1; or 0 at the receiver with all the data, if the sender was killed once it had sent it all
+        if alive == 0 and (out != data or killed[1] and not len(out) == len(data)): return "%s: %r with %d of %d bytes" % (key, codes, len(out), len(data)), 0
+        if alive not in (0, 1): return "%s: %r %r" % (key, codes, said), 0
+        return None, 0
+    if codes != (0, 0) or out != data: return "%s: %r with %d of %d bytes %r" % (key, codes, len(out), len(data), said), 0
+    return None, 1
+def note(result):
+    global whole, cut
+    with lock:
+        if result[0]: bad.append(result[0])
+        elif result[1]: whole += 1
+        else: cut += 1
+fds = len(os.listdir("/proc/self/fd"))
+for i in range(rows): note(stream("row%d" % i, block[:random.randrange(1 << random.randrange(1, 20))]))
+print("%d in a row: %d whole" % (rows, whole), end="")
+end, whole = time.monotonic() + seconds, 0
+def worker(w):
+    n = 0
+    while time.monotonic() < end and not bad:
+        n += 1
+        data = block[:random.randrange(1 << random.randrange(1, 21))] * random.choice((1, 1, 4))
+        note(stream("w%d-%d" % (w, n), data, random.choice(("s", "r", None, None)), random.random() * random.choice((0.02, 0.2, 1))))
+workers = [threading.Thread(target=worker, args=(w,)) for w in range(64)]
+for w in workers: w.start()
+for w in workers: w.join()
+print("; 64 at once for %g s: %d whole, %d cut by a kill" % (seconds, whole, cut))
+if len(os.listdir("/proc/self/fd")) != fds: bad.append("descriptors are left")
+print("\n".join(bad), end="")
+sys.exit(bool(bad))
+END
+    cp "$P" "$tmp/psoak"
+    timeout 400 env PASH_RENDEZVOUS="dir:$tmp/soak" PASH_PEER_TIMEOUT_MS=8000 PASH_CONNECT_TIMEOUT_MS=8000 \
+        python3 "$tmp/soak.py" "$tmp" "$tmp/psoak" "${SOAK_RUNS-100}" "${SOAK_SECONDS-10}" >"$tmp/out" 2>&1
+    is "soak: $(head -n 1 "$tmp/out")" 0 $?
+    tail -n +2 "$tmp/out" | head -20 | sed 's/^/# /'
+    sleep 0.5
+    is 'soak: no process is left' '' "$(pgrep -f "$tmp/psoak " | head -5)"
+    is 'soak: no port is left' '' "$(ss -Hltnp 2>/dev/null | grep psoak | head -3)"
+}
+
+# What it uses and touches: symbols, system calls, files, addresses.
+t_audit() {
+    if need 'symbols' nm && cc -O2 -c -o "$tmp/x.o" pashlib.c && libc=$(cc -print-file-name=libc.so.6) && [ -f "$libc" ]; then
+        nm -D --defined-only "$libc" | awk '{ sub(/@.*/, "", $3); print $3 }' | sort -u >"$tmp/libc"
+        is 'no symbol outside libc' '' "$(nm -u "$tmp/x.o" | awk '{ print $2 }' | sort -u | comm -23 - "$tmp/libc" | grep -v '^_GLOBAL_OFFSET_TABLE_$')"
+        is 'no program is run, no name can be guessed' '' "$(nm -u "$tmp/x.o" | grep -E ' (exec|system|popen|posix_spawn|tmpnam|mktemp|tempnam|dlopen)')"
+    fi
+    is 'the words system, popen, exec are not called' '' "$(grep -nE '\b(exec[lv]|system|popen)\w*\(' pashlib.c)"
+    need 'system calls' strace || return
+    if ! strace -f -o "$tmp/trace" true 2>/dev/null; then skip 'system calls' 'strace does not work here'; return; fi
+    start='execve brk mmap munmap mprotect arch_prctl access openat read pread64 close fstat newfstatat set_tid_address set_robust_list rseq prlimit64 exit_group'
+    net='socket setsockopt getsockopt bind listen getsockname connect sendto recvfrom poll fcntl getrandom'
+    process='clone wait4 kill getpid getppid prctl socketpair sendmsg recvmsg rt_sigaction rt_sigprocmask rt_sigreturn write geteuid'
+    calls() { sed -n 's/^[0-9]* *\([a-z_0-9]*\)(.*/\1/p' "$tmp/trace" | sort -u; }
+    beyond() { calls | grep -vxF "$(echo "$1" | tr -s ' ' '\n')" | tr '\n' ' '; }
+    run strace -f -o "$tmp/trace" env -u PASH_NO_HOLEPUNCH -u PASH_PUBLIC_IP AWS_EC2_METADATA_DISABLED=false AWS_EC2_METADATA_SERVICE_ENDPOINT=http://127.0.0.1:9 \
+        PASH_STUN_SERVER=127.0.0.1:9,tcp:127.0.0.1:9 $P addr
+    is 'addr: system calls' '' "$(beyond "$start $net $process")"
+    is 'addr: addresses (203.0.113.1 and 2001:db8::1 are for the kernel to say from where; no packet goes there)' \
+        '127.0.0.1:9 2001:db8::1:9 203.0.113.1:9 ' "$(sed -n 's/.* connect(.*htons(\([0-9]*\)).*"\(::ffff:\)*\([0-9a-f.:]*\)".*/\3:\1/p' "$tmp/trace" | sort -u | tr '\n' ' ')"
+    is 'addr: one program' 2 "$(grep -c execve "$tmp/trace")"       # env, and it
+    rm -rf "$tmp/rdv"
+    echo data >"$tmp/in"
+    mkfifo "$tmp/audit-in" "$tmp/audit-out"
+    bg S strace -f -o "$tmp/trace.s" $P send k 1 2 "$tmp/audit-in"
+    bg R strace -f -o "$tmp/trace" $P recv k 2 1 "$tmp/audit-out"
+    cat "$tmp/audit-out" >"$tmp/got" &
+    cat "$tmp/in" >"$tmp/audit-in"
+    both 'a transfer under strace' '0 0'
+    cat "$tmp/trace.s" >>"$tmp/trace"
+    is 'a transfer: system calls' '' "$(beyond "$start $net $process accept shutdown splice ioctl ppoll dup2 setitimer rt_sigtimedwait clock_nanosleep \
+        mkdir rmdir unlink rename")"
+    is 'a transfer: one program an end' 2 "$(grep -c execve "$tmp/trace")"
+    is 'a transfer: files' '' "$(sed -n 's/.* openat([A-Z_]*, "\([^"]*\)".*/\1/p' "$tmp/trace" | sort -u |
+        grep -v -e "^$tmp/rdv/k/" -e "^$tmp/audit-" -e '^/dev/null$' -e '^/etc/ld.so.cache$' -e '/libc.so.6$' -e '/lib.*san')"
+    is 'a transfer: addresses' '127.0.0.1 2001:db8::1 203.0.113.1 ' "$(sed -n 's/.* connect(.*htons(\([0-9]*\)).*"\(::ffff:\)*\([0-9a-f.:]*\)".*/\3/p' "$tmp/trace" | sort -u | tr '\n' ' ')"
+}
+
+# Under valgrind: addr, and streams from and to FIFOs and files.
+t_valgrind() {
+    need 'under valgrind' valgrind || return
+    cat >"$tmp/vg" <<END
+#!/bin/sh
+exec valgrind -q --track-fds=yes --error-exitcode=9 --trace-children=yes --log-file=$tmp/vg.%p ./pashlib "\$@"
+END
+    chmod +x "$tmp/vg"
+    seq 100000 >"$tmp/in"
+    mkfifo "$tmp/vg-in" "$tmp/vg-out"
+    rm -rf "$tmp/rdv"
+    run env -u PASH_NO_HOLEPUNCH PASH_STUN_SERVER=localhost:9,tcp:127.0.0.1:9 "$tmp/vg" addr
+    is 'addr under valgrind' 0 $status
+    bg S "$tmp/vg" "send*a*1*2*$tmp/vg-in" "recv*b*1*2*$tmp/got2" "send*c*1*2*$tmp/none"
+    bg R "$tmp/vg" "recv*a*2*1*$tmp/vg-out" "send*b*2*1*$tmp/in" "recv*c*2*1*$tmp/got3"
+    cat "$tmp/vg-out" >"$tmp/got" &
+    cat "$tmp/in" >"$tmp/vg-in"
+    both 'three streams under valgrind, one without input' '1 1'
+    is 'under valgrind: the data' '' "$(cmp "$tmp/in" "$tmp/got" 2>&1; cmp "$tmp/in" "$tmp/got2" 2>&1)"
+    is 'under valgrind: no error' '' "$(grep -hE 'Invalid|uninitialised|definitely|Syscall param|overlap' "$tmp"/vg.[0-9]* | head -5)"
+    is 'under valgrind: at its end no process has more sockets than the listener and the connection of its stream' 1 \
+        $(($(grep -c 'Open AF_INET' "$tmp"/vg.[0-9]* | sed 's/.*://' | sort -n | tail -n 1) <= 2))
+}
+
+# Other processors: unit tests and a stream, under qemu.
+t_machines() {
+    [ -f "$tmp/unit.c" ] || t_unit
+    head -c 300001 /dev/urandom >"$tmp/in"
+    old=$P
+    while IFS='|' read -r name cc qemu; do
+        need "$name" "${cc%% *}" "$qemu" || continue
+        # shellcheck disable=SC2086 # words
+        if ! $cc -O2 -static -I. -o "$tmp/unit-$name" "$tmp/unit.c" >"$tmp/out" 2>&1; then skip "$name" "it does not compile: $(head -2 "$tmp/out")"; continue; fi
+        # shellcheck disable=SC2086
+        $cc -O2 -static -w -o "$tmp/p-$name" pashlib.c 2>"$tmp/out"
+        run "$qemu" "$tmp/unit-$name"
+        is "unit tests on $name: $(tail -1 "$tmp/out")" 0 $status
+        bg S "$qemu" "$tmp/p-$name" send k 0 1 "$tmp/in"
+        bg R "$old" recv k 1 0 "$tmp/got"
+        both "from $name to here" '0 0'
+        is "from $name to here: the data" "$(sha256sum <"$tmp/in")" "$(sha256sum <"$tmp/got")"
+        bg S "$old" send k 0 1 "$tmp/in"
+        bg R "$qemu" "$tmp/p-$name" recv k 1 0 "$tmp/got"
+        both "from here to $name" '0 0'
+        is "from here to $name: the data" "$(sha256sum <"$tmp/in")" "$(sha256sum <"$tmp/got")"
+    done <<'END'
+arm64|aarch64-linux-gnu-gcc|qemu-aarch64
+s390x (big-endian)|s390x-linux-gnu-gcc|qemu-s390x
+i386|gcc -m32 -idirafter /usr/include/x86_64-linux-gnu|env
+END
+}
+
+# The groups that carry data, without splice() and sendfile(); and most of all, with sanitizers.
+again() {                                           # NAME FLAGS GROUP...
+    again_name=$1 old=$P
+    # shellcheck disable=SC2086 # flags are words
+    if ! ${AGAIN_CC-cc} $2 -o "$tmp/again" pashlib.c 2>"$tmp/out"; then skip "$1" "it does not compile: $(head -2 "$tmp/out")"; return; fi
+    shift 2
+    P=$tmp/again
+    for again_group in "$@"; do
+        echo "# $again_group, $again_name"
+        "t_$again_group"
+        rm -rf "$tmp/rdv" "$tmp/i" "$tmp/o" "$tmp/f1" "$tmp/f2" "$tmp/fifo" "$tmp/audit-in" "$tmp/audit-out"
+    done
+    P=$old
+}
+t_portable() { again 'without splice' '-O2 -DPASHLIB_NO_SPLICE' transfer readers; }
+t_sanitized() {
+    need 'with sanitizers' gcc || return
+    AGAIN_CC=gcc again 'with sanitizers' '-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all' \
+        cli settings stun imds ports rendezvous connect transfer readers processes
+}
+
+# ./test.sh coverage: which lines those groups reach; what a signal ends before it could tell counts as not reached
+t_coverage() {
+    need 'coverage' gcov || return
+    printf '#include <unistd.h>\nvoid __gcov_dump(void);\nstatic inline void gcov_exit(int s) { __gcov_dump(); _exit(s); }\n#define _exit gcov_exit\n' >"$tmp/gcov.h"
+    AGAIN_CC=gcc again 'with gcov' "-O0 --coverage -include $tmp/gcov.h" \
+        cli settings stun imds ports rendezvous dynamodb connect transfer readers processes
+    gcov -o "$tmp" "$tmp/again-pashlib.gcda" 2>"$tmp/err" | sed -n '/pashlib.c/{n;p;}'
+    sed -n 's/^ *#####: *\([0-9]*\):\(.*\)/\1 \2/p' pashlib.c.gcov
+    rm -f ./*.gcov
+}
+
 # ---- the demo ----
 
 demo() {
@@ -2469,21 +3004,343 @@ demo() {
     return 1
 }
 
+# ---- the benchmark ----
+#
+# ./test.sh bench [CASE...], BENCH_ROUNDS (7) and BENCH_MIB (512): interleaved rounds of pashlib and whatever is there of nc,
+# socat; CPU seconds are those of both ends, user and system. single: all on one CPU; sides: producer and sender on one,
+# receiver and consumer on the other. In a namespace with loopback alone, and reno: BBR would pace and hide every difference.
+bench() {
+    [ -n "${PASHLIB_NS-}" ] || { echo 'no namespace could be made'; return 1; }
+    sysctl -qw net.ipv4.tcp_congestion_control=reno
+    cat >"$tmp/load.c" <<'END'
+/* load produce BYTES SIZE FIFO | consume BYTES FIFO: print when they began and ended, in ns; what is consumed is verified
+ * load send PORT FIFO | recv PORT FIFO: the barest loop that frames and splices
+ * load ping COUNT PAUSE_US OUT IN: a byte there and back; prints the median, in us */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+enum { PERIOD = 65521, BLOCK = 1 << 20 };               /* a prime: no block looks like the one before */
+static unsigned char pattern[PERIOD + BLOCK], got[BLOCK];
+static long long now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+static int by_size(const void *a, const void *b) { return (*(long long *)a > *(long long *)b) - (*(long long *)a < *(long long *)b); }
+static int ping(int n, int pause, int out, int in) {
+    long long *t = calloc((size_t)n, sizeof *t);
+    for (int i = 0; i < n; i++) {
+        t[i] = -now();
+        if (write(out, "x", 1) != 1 || read(in, got, 1) != 1) return 1;
+        t[i] += now();
+        usleep((unsigned)pause);
+    }
+    qsort(t, (size_t)n, sizeof *t, by_size);
+    printf("%.1f\n", (double)t[n / 2] / 1000);
+    return 0;
+}
+static void die(const char *what) { perror(what); exit(1); }
+int main(int argc, char **argv) {
+    if (argc < 4) return 2;
+    long long total = atoll(argv[2]), done = 0;
+    int mode = argv[1][1] == 'i' ? 'i' : argv[1][0];       /* p, c, s, r; i: ping */
+    if (mode == 'i') {
+        int out = open(argv[4], O_WRONLY);
+        return ping(atoi(argv[2]), atoi(argv[3]), out, open(argv[5], O_RDONLY));
+    }
+    int fd = open(argv[argc - 1], mode == 'p' || mode == 'r' ? O_WRONLY : O_RDONLY);
+    if (fd < 0) die(argv[argc - 1]);
+    for (unsigned i = 0, x = 1; i < PERIOD; i++, x = x * 1103515245 + 12345) pattern[i] = (unsigned char)(x >> 16);
+    memcpy(pattern + PERIOD, pattern, PERIOD);
+    for (size_t i = 2 * PERIOD; i < sizeof pattern; i++) pattern[i] = pattern[i - PERIOD];
+    if (mode == 'p') {
+        long long size = atoll(argv[3]);
+        for (printf("%lld\n", now()); done < total; done += size)
+            if (write(fd, pattern + done % PERIOD, size) != size) die("produce");
+        return 0;
+    }
+    if (mode == 'c') {
+        ssize_t n;
+        while ((n = read(fd, got, sizeof got)) > 0) {
+            if (memcmp(got, pattern + done % PERIOD, n)) { fprintf(stderr, "wrong data at %lld\n", done); return 1; }
+            done += n;
+        }
+        printf("%lld\n", now());
+        return done != total;
+    }
+    struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(atoi(argv[2])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    int s = socket(AF_INET, SOCK_STREAM, 0), one = 1, n, head;
+    fcntl(fd, F_SETPIPE_SZ, 1 << 20);
+    if (mode == 's') {
+        while (connect(s, (void *)&a, sizeof a) < 0) { close(s); s = socket(AF_INET, SOCK_STREAM, 0); usleep(1000); }
+        for (;;) {
+            if (ioctl(fd, FIONREAD, &n) < 0) die("FIONREAD");
+            struct pollfd p = { fd, POLLIN, 0 };
+            if (n == 0) {
+                poll(&p, 1, -1);
+                if (!(p.revents & POLLIN)) return 0;
+                continue;
+            }
+            head = n = n < BLOCK ? n : BLOCK;
+            if (send(s, &head, 4, MSG_MORE) != 4) die("send");
+            for (ssize_t m; n; n -= (int)m)
+                if ((m = splice(fd, NULL, s, NULL, (size_t)n, 0)) <= 0) die("splice");
+        }
+    }
+    setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(s, (void *)&a, sizeof a) < 0 || listen(s, 1) < 0) die("listen");
+    s = accept(s, NULL, NULL);
+    while (recv(s, &head, 4, MSG_WAITALL) == 4)
+        for (ssize_t m; head; head -= (int)m)
+            if ((m = splice(s, NULL, fd, NULL, (size_t)head, 0)) <= 0) die("splice");
+    return 0;
+}
+END
+    cat >"$tmp/bench.py" <<'END'
+# argv: a directory with load and the builds of the program; rounds; MiB a run; which cases (a part of the name), or all.
+import os, select, shutil, statistics, subprocess, sys, time
+tmp, rounds, mib, only = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+P, NOSPLICE = tmp + "/pashlib", tmp + "/portable"
+median = statistics.median
+port = [20000]
+def pinned(cpu, argv): return ["taskset", "-c", cpu] + argv
+def start(cpu, argv, **kw): return subprocess.Popen(pinned(cpu, argv), stderr=kw.pop("stderr", subprocess.DEVNULL), **kw)
+def fifo(name):
+    path = "%s/%s" % (tmp, name)
+    if os.path.exists(path): os.unlink(path)
+    os.mkfifo(path)
+    return path
+def listening(p):
+    with open("/proc/net/tcp") as f: return any(l.split()[3] == "0A" and l.split()[1].endswith(":%04X" % p) for l in f.readlines()[1:])
+def run(kind, streams, size, total, cpus):
+    port[0] += 100 if port[0] < 30000 else -10000
+    ins, outs, procs, movers = [], [], [], []
+    for i in range(streams): ins.append(fifo("i%d" % i)); outs.append(fifo("o%d" % i))
+    total = total // size * size
+    consumers = [start(cpus[1], [tmp + "/load", "consume", str(total), o], stdout=subprocess.PIPE, stderr=None) for o in outs]
+    sh = lambda cmd: ["sh", "-c", cmd]
+    if kind.startswith("pashlib"):
+        binary = NOSPLICE if kind == "pashlib-portable" else P
+        shutil.rmtree(tmp + "/rdv", ignore_errors=True)
+        movers.append(start(cpus[1], [binary] + ["recv*k%d*2*1*%s" % (i, o) for i, o in enumerate(outs)]))
+        movers.append(start(cpus[0], [binary] + ["send*k%d*1*2*%s" % (i, o) for i, o in enumerate(ins)]))
+    else:
+        for i in range(streams):
+            p = port[0] + i
+            r = {"nc": "exec nc -l 127.0.0.1 %d >%s" % (p, outs[i]), "bare": "exec %s/load recv %d %s" % (tmp, p, outs[i])}.get(kind) \
+                or "exec socat -u -b %s TCP-LISTEN:%d,bind=127.0.0.1,reuseaddr STDOUT >%s" % (kind[5:], p, outs[i])
+            movers.append(start(cpus[1], sh(r)))
+        for i in range(streams):
+            p = port[0] + i
+            while not listening(p): time.sleep(0.002)
+            s = {"nc": "exec nc -N 127.0.0.1 %d <%s" % (p, ins[i]), "bare": "exec %s/load send %d %s" % (tmp, p, ins[i])}.get(kind) \
+                or "exec socat -u -b %s STDIN TCP:127.0.0.1:%d <%s" % (kind[5:], p, ins[i])
+            movers.append(start(cpus[0], sh(s)))
+    producers = [start(cpus[0], [tmp + "/load", "produce", str(total), str(size), i], stdout=subprocess.PIPE, stderr=None) for i in ins]
+    began = min(int(p.communicate()[0]) for p in producers)
+    ended = max(int(c.communicate()[0]) for c in consumers)
+    cpu = 0.0
+    for m in movers:
+        _, status, use = os.wait4(m.pid, 0)
+        m.returncode = status
+        cpu += use.ru_utime + use.ru_stime
+        if status: print("# %s ended with %d" % (kind, status))
+    if any(p.returncode for p in producers + consumers): sys.exit("%s: the data is not right" % kind)
+    gib = total * streams / 2**30
+    return cpu / gib, gib / ((ended - began) / 1e9)
+def case(name, kinds, streams, size, total, cpus, want):
+    if only and not any(o in name for o in only): return
+    kinds = [k for k in kinds if k == "bare" or k.startswith("pashlib") or shutil.which(k.rstrip("0123456789"))]
+    cpu, speed = {k: [] for k in kinds}, {k: [] for k in kinds}
+    for r in range(rounds):
+        for k in kinds if r % 2 else kinds[::-1]:
+            c, s = run(k, streams, size, total, cpus)
+            cpu[k].append(c); speed[k].append(s)
+    print("\n%s" % name)
+    for k in kinds:
+        c, s = median(cpu[k]), median(speed[k])
+        print("  %-18s %6.3f CPU s/GiB %6.2f GiB/s (%4.2f to %4.2f)   of nc: CPU %.2f  GiB/s %.2f" % (
+            k, c, s, min(speed[k]), max(speed[k]), c / median(cpu["nc"]), s / median(speed["nc"])))
+    print("  wanted: " + want, flush=True)
+MIB = 2**20
+single, sides = ("0", "0"), ("0", "1")
+sock = ["socat262144", "socat1048576"]
+case("128 KiB writes, single", ["nc", "bare", "pashlib"] + sock, 1, 131072, mib * MIB, single, "CPU 0.20 (1.25 of bare), GiB/s 2.3 (1.7 of socat)")
+case("128 KiB writes, sides", ["nc", "bare", "pashlib"], 1, 131072, mib * MIB, sides, "CPU 0.30, GiB/s 1.8")
+case("8 streams", ["nc", "pashlib"], 8, 131072, mib * MIB // 4, single, "CPU 0.22, GiB/s 2.0")
+case("32 streams", ["nc", "pashlib"], 32, 131072, mib * MIB // 16, single, "CPU 0.22, GiB/s 2.0")
+case("100-byte writes, single", ["nc", "pashlib"], 1, 100, mib * MIB // 8, single, "CPU 0.35, GiB/s 1.3")
+case("100-byte writes, sides", ["nc", "pashlib"], 1, 100, mib * MIB // 8, sides, "CPU 0.30, GiB/s 1.5")
+case("4 KiB writes, single", ["nc", "pashlib"], 1, 4096, mib * MIB, single, "CPU 0.28, GiB/s 2.0")
+case("4 KiB writes, sides", ["nc", "pashlib"], 1, 4096, mib * MIB, sides, "CPU 0.55, GiB/s 1.0")
+for mtu, w1, w2 in (9001, "CPU 0.40, GiB/s 1.8", "CPU 0.50, GiB/s 1.4"), (1500, "CPU 0.80, GiB/s 1.1", "CPU 0.65, GiB/s 1.1"):
+    subprocess.check_call(["ip", "link", "set", "lo", "mtu", str(mtu)])
+    case("MTU %d, single" % mtu, ["nc", "pashlib"], 1, 131072, mib * MIB, single, w1)
+    case("MTU %d, sides" % mtu, ["nc", "pashlib"], 1, 131072, mib * MIB, sides, w2)
+subprocess.check_call(["ip", "link", "set", "lo", "mtu", "65536"])
+case("portable, single", ["nc", "pashlib-portable"], 1, 131072, mib * MIB, single, "CPU 0.65, GiB/s 1.4")
+case("portable, sides", ["nc", "pashlib-portable"], 1, 131072, mib * MIB, sides, "CPU 0.65, GiB/s 1.4")
+
+def latency(pause):                                     # a byte through one stream, back through another; all on one CPU
+    def once(kind):
+        port[0] += 2
+        a, b, c, d = map(fifo, "abcd")
+        shutil.rmtree(tmp + "/rdv", ignore_errors=True)
+        sh = lambda cmd: start("0", ["sh", "-c", cmd])
+        if kind == "nc":
+            ps = [sh("exec nc -l 127.0.0.1 %d 1<>%s" % (port[0] + i, f)) for i, f in ((0, b), (1, d))]
+            while not listening(port[0]) or not listening(port[0] + 1): time.sleep(0.002)
+            ps += [sh("exec nc -N 127.0.0.1 %d <%s" % (port[0] + i, f)) for i, f in ((0, a), (1, c))]
+        else: ps = [start("0", [P, "send*k*1*2*" + a, "recv*l*1*2*" + d]), start("0", [P, "recv*k*2*1*" + b, "send*l*2*1*" + c])]
+        ps.append(sh("exec cat %s >%s" % (b, c)))
+        t = float(subprocess.check_output(pinned("0", [tmp + "/load", "ping", "300", str(pause), a, d])))
+        for p in ps: p.wait()
+        return t
+    got = {k: [] for k in ("nc", "pashlib")}
+    for r in range(rounds):
+        for k in got: got[k].append(once(k))
+    return median(got["nc"]), median(got["pashlib"])
+def timed(argv, env=None, n=1):
+    began = time.monotonic()
+    for i in range(n): subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env, check=True)
+    return (time.monotonic() - began) * 1000 / n
+def files(kind, src, sink):
+    port[0] += 1
+    if kind == "socat262144":
+        r = start("0", ["sh", "-c", "exec socat -u -b 262144 TCP-LISTEN:%d,bind=127.0.0.1,reuseaddr STDOUT >%s" % (port[0], sink)])
+        while not listening(port[0]): time.sleep(0.002)
+        argv = ["sh", "-c", "exec socat -u -b 262144 STDIN TCP:127.0.0.1:%d <%s" % (port[0], src)]
+    else:
+        shutil.rmtree(tmp + "/rdv", ignore_errors=True)
+        r, argv = start("0", [P, "recv", "k", "2", "1", sink]), [P, "send", "k", "1", "2", src]
+    began = time.monotonic()
+    s = start("0", argv)
+    for p in (s, r):
+        if p.wait(): sys.exit("%s to %s failed" % (kind, sink))
+    return time.monotonic() - began
+if not only or "rest" in only:
+    print("\nthe rest")
+    for pause, want in (5000, "at most 1.5 of nc"), (0, "0.3 ms more than nc, each way"):
+        nc, ours = latency(pause)
+        print("  a byte there and back, %d us apart: nc %.0f us, pashlib %.0f us (wanted: %s)" % (pause, nc, ours, want))
+    for name, size in ("src", mib * MIB // 2), ("one", 1):
+        with open(tmp + "/" + name, "wb") as f: f.write(os.urandom(size))
+    for sink in tmp + "/dst", "/dev/null":
+        got = {k: [] for k in ("socat262144", "pashlib")}
+        for r in range(rounds):                         # less what it takes for one byte
+            for k in got: got[k].append(-files(k, tmp + "/one", sink) + files(k, tmp + "/src", sink))
+        print("  a file to %s: socat %.3f s, pashlib %.3f s (wanted: no slower)" % (os.path.basename(sink), *map(median, got.values())))
+    with open(tmp + "/src", "rb") as a, open(tmp + "/dst", "rb") as b: assert a.read() == b.read()
+    for f in "src", "dst", "one": os.unlink(tmp + "/" + f)
+    got = {k: [] for k in ("empty", "pashlib addr")}
+    for r in range(rounds):
+        got["empty"].append(timed([tmp + "/empty"], n=50))
+        got["pashlib addr"].append(timed([P, "addr"], n=50))
+    print("  start: an empty main %.2f ms, addr %.2f ms (wanted: at most 1.5 of it and 1 ms)" % tuple(median(v) for v in got.values()))
+    pairs = []
+    for r in range(20):
+        shutil.rmtree(tmp + "/rdv", ignore_errors=True)
+        began = time.monotonic()
+        s = subprocess.Popen([P, "send", "k", "1", "2"], stdin=subprocess.PIPE)
+        r = subprocess.Popen([P, "recv", "k", "2", "1"], stdout=subprocess.PIPE)
+        s.communicate(b"x")
+        assert r.communicate()[0] == b"x"
+        pairs.append((time.monotonic() - began) * 1000)
+    print("  a pair for one byte over dir: %.0f ms, %.0f at most (wanted: 60)" % (median(pairs), max(pairs)))
+    if shutil.which("turnserver"):
+        turn = subprocess.Popen("turnserver -n --stun-only --no-cli --no-tls --no-dtls -L 127.0.0.1 -p 3478 --no-stdout-log --log-file=/dev/null --pidfile".split()
+            + [tmp + "/turn"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        env = dict(os.environ, PASH_NO_HOLEPUNCH="0", PASH_STUN_SERVER="127.0.0.1", PASH_PEER_TIMEOUT_MS="0", PASH_LOG="info")
+        def discovery(n):                               # until the last stream has its address
+            argv = [P] + ["recv*d%d*1*2*x" % i for i in range(n)]
+            began, said = time.monotonic(), b""
+            p = subprocess.Popen(argv, env=env, stderr=subprocess.PIPE)
+            while b"rendezvous dir:" not in said:       # a look every 0.2 ms: a reader of each line would cost more than it measures
+                time.sleep(0.0002)
+                if select.select([p.stderr], [], [], 0)[0]: said += os.read(p.stderr.fileno(), 65536)
+            took = time.monotonic() - began
+            p.stderr.read(); p.wait()
+            assert said.count(b"STUN discovery succeeded") == n
+            return took * 1000
+        for tries in range(50):
+            if b"source=stun" in subprocess.run([P, "addr"], env=dict(env, PASH_STUN_TIMEOUT_MS="200"), capture_output=True).stdout: break
+        one, many = [], []
+        for r in range(3 * rounds): one.append(discovery(1)); many.append(discovery(64))
+        print("  discovery with coturn: 1 stream %.2f ms, 64 streams %.2f ms (wanted: at most 3 of it)" % (median(one), median(many)))
+        turn.kill(); turn.wait()
+    def resident(size):                                 # KiB, the most of any process, at the end of SIZE bytes
+        shutil.rmtree(tmp + "/rdv", ignore_errors=True)
+        i, o = fifo("i"), fifo("o")
+        ps = [subprocess.Popen([tmp + "/static", "recv*k*2*1*" + o]), subprocess.Popen([tmp + "/static", "send*k*1*2*" + i])]
+        c = subprocess.Popen(["sh", "-c", "{ head -c %d; exec sleep 0.3; } <%s >/dev/null" % (size, o)])
+        w = os.open(i, os.O_WRONLY)
+        block = bytes(MIB)
+        for n in range(size // MIB): os.write(w, block)
+        most = 0
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open("/proc/%s/status" % pid) as f: t = f.read()
+                with open("/proc/%s/cmdline" % pid) as f: ours = f.read().startswith(tmp + "/static")
+            except OSError: continue
+            if ours: most = max(most, int(t.split("VmHWM:")[1].split()[0]))
+        os.close(w); c.wait()
+        for p in ps: p.wait()
+        return most
+    print("  memory of a process, static: %d KiB for 1 MiB, %d KiB for 1 GiB (wanted: 2048)" % (resident(MIB), resident(1024 * MIB)))
+    took = [timed(["cc", "-O2", "-o", tmp + "/x", "pashlib.c"]) for r in range(3)]
+    print("  cc -O2: %.2f s (wanted: 1.2); static, stripped: %d bytes (wanted: 150,000)" % (min(took) / 1000, os.path.getsize(tmp + "/static")))
+END
+    echo 'int main(void) { return 0; }' >"$tmp/empty.c"
+    cc -O2 -o "$tmp/load" "$tmp/load.c" && cc -O2 -o "$tmp/empty" "$tmp/empty.c" && cc -O2 -o "$tmp/pashlib" pashlib.c &&
+        cc -O2 -DPASHLIB_NO_SPLICE -o "$tmp/portable" pashlib.c && cp pashlib "$tmp/built" && make -s static && cp pashlib "$tmp/static" &&
+        cp "$tmp/built" pashlib || return 1
+    PASH_LOG=error python3 "$tmp/bench.py" "$tmp" "${BENCH_ROUNDS-7}" "${BENCH_MIB-512}" "$@"
+}
+
 make pashlib >/dev/null || exit 1
 case ${1-} in
 demo)
     demo
     exit
     ;;
+bench)
+    shift
+    bench "$@"
+    exit
+    ;;
+soak)
+    SOAK_RUNS=${SOAK_RUNS-1000} SOAK_SECONDS=${SOAK_SECONDS-120}
+    ;;
 '')
+    # with sanitizers and without splice, in namespaces of their own, beside the others
+    env -u PASHLIB_NS ./test.sh sanitized portable >"$tmp/beside" 2>&1 &
+    beside=$!
     long_start
     nat_start
-    set -- build unit cli settings stun imds ports rendezvous dynamodb connect transfer readers processes nat long nat_long
+    fuzz_start
+    set -- build unit cli settings stun imds ports rendezvous dynamodb connect transfer readers processes nat faults audit valgrind machines soak long nat_long fuzz
     ;;
 esac
 for t in "$@"; do
     echo "# $t"
     "t_$t"
 done
+if [ -n "${beside-}" ]; then
+    wait "$beside"
+    grep -v '^ok' "$tmp/beside"
+    tail -n 1 "$tmp/beside" | {
+        read -r p _ f _ s _
+        echo "$((passed + p)) $((failed + f)) $((skipped + s))"
+    } >"$tmp/sum"
+    read -r passed failed skipped <"$tmp/sum"
+fi
 echo "$passed passed, $failed failed, $skipped skipped"
-[ $failed = 0 ]
+[ "$failed" = 0 ]
