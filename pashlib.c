@@ -194,6 +194,7 @@ static struct settings {
     const char *region, *key_id, *secret, *token;           /* NULL: not set */
     int purse[2];                           /* a pair of sockets, in which the credentials lie */
     const struct stream *who;               /* whom log lines are about; NULL: the process */
+    int stuck;                              /* the last log line found no room */
 } set = { .level = LOG_INFO };
 
 /* Write SIZE bytes, once more where a signal came between. 1: done. */
@@ -211,8 +212,9 @@ static void log_write(const char *line, size_t len) {
     int sig, n;
     sigemptyset(&sigpipe);
     sigaddset(&sigpipe, SIGPIPE);
-    do n = poll(&room, 1, 1000); while (n < 0 && errno == EINTR);
-    if (n < 1) return;
+    do n = poll(&room, 1, set.stuck ? 0 : 1000); while (n < 0 && errno == EINTR);
+    set.stuck = n < 1;
+    if (set.stuck) return;
     sigprocmask(SIG_BLOCK, &sigpipe, &before);
     if (!write_whole(2, line, len) && errno == EPIPE && sigpending(&pending) == 0
         && sigismember(&pending, SIGPIPE)) sigwait(&sigpipe, &sig);
@@ -867,7 +869,8 @@ static int port_take(struct stream *s, unsigned first, char *why) {
         close_fd(&s->listener);
         close_fd(&s->udp);
     }
-    return fail(why, "no port is free");
+    return fail(why, set.public_addr.port ? "no port is free from %u (PASH_PUBLIC_ADDR) on"
+                                          : "no port is free", set.public_addr.port);
 }
 
 /* The address that the kernel would send from towards TO: a UDP connect, which sends nothing. */
@@ -1327,16 +1330,15 @@ static int creds_fetch(struct creds *c, char *why) {
     static const char base[] = "/latest/meta-data/iam/security-credentials/";
     char m[IMDS_MAX], path[sizeof base + 128], code[64] = "none";
     const char *word;
-    deadline end = after(IMDS_MS);
     struct http h;
     int n;
     if (set.imds_off) return fail(why, "AWS_EC2_METADATA_DISABLED is true");
-    if (!imds_get(base, m, &h, end, why)) return 0;
+    if (!imds_get(base, m, &h, after(IMDS_MS), why)) return 0;     /* a token may cost each 1 s */
     n = (int)strcspn(m + h.body, " \t\r\n?#");
     if (h.status == 404 || (h.status == 200 && n == 0))
         return fail(why, "this instance has no role");
     snprintf(path, sizeof path, "%s%.*s", base, h.status != 200 ? 0 : n, m + h.body);
-    if (h.status == 200 && !imds_get(path, m, &h, end, why)) return 0;
+    if (h.status == 200 && !imds_get(path, m, &h, after(IMDS_MS), why)) return 0;
     if (h.status != 200) return fail(why, "GET %s: status %d", path, h.status);
     json_find(m + h.body, h.body_len, "Code", code, sizeof code);
     if (strcmp(code, "Success") != 0) return fail(why, "GET %s: its Code is %s", path, code);
@@ -1351,6 +1353,7 @@ static int creds_fetch(struct creds *c, char *why) {
 /* The credentials of the environment, or of the role, for all streams the one message in set.purse:
  * who takes it puts it back, renewed if over or if its id is EXPIRED. 1: *C is set. 0: WHY. */
 static int creds_get(struct creds *c, const char *expired, char *why) {
+    static const char form[] = "%Y-%m-%dT%H:%M:%SZ";
     struct creds fresh = { .why = "" };
     char soon[32];
     time_t t = time(NULL) + 60;
@@ -1363,10 +1366,14 @@ static int creds_get(struct creds *c, const char *expired, char *why) {
     while (!job_read(set.purse[0], c, sizeof *c))               /* another may have been faster */
         if (!wait_for_one(set.purse[0], POLLIN, after(4 * IMDS_MS)))
             return fail(why, "the credentials do not come back");
-    strftime(soon, sizeof soon, "%Y-%m-%dT%H:%M:%SZ", gmtime(&t));
+    strftime(soon, sizeof soon, form, gmtime(&t));
     if (!c->why[0] && (strcmp(c->until, soon) <= 0 || strcmp(c->id, expired) == 0)) {
         if (creds_fetch(&fresh, why)) *c = fresh;
-        else if (!c->id[0]) memcpy(c->why, why, sizeof c->why); /* else they may do for a while */
+        else if (!c->id[0]) memcpy(c->why, why, sizeof c->why);
+        else {                              /* they may do for a while: ask again in 30 s */
+            t += 30;
+            strftime(c->until, sizeof c->until, form, gmtime(&t));
+        }
     }
     job_write(set.purse[1], c, sizeof *c);
     return !c->why[0] || fail(why, "no credentials: AWS_ACCESS_KEY_ID is not set; "
@@ -2244,11 +2251,11 @@ static void standard_open(void) {
 
 /* Let go of standard input and output but KEEP, and of listeners but ONE's, lest they stay open. */
 static void let_go(struct stream *s, int n, const struct stream *one, int keep) {
-    int null = open("/dev/null", O_RDWR);
+    int none = socket(AF_UNIX, SOCK_DGRAM, 0);          /* /proc/self/fd/1 cannot be opened then */
     for (int i = 0; i < n; i++)
         if (&s[i] != one) { close_fd(&s[i].listener); close_fd(&s[i].stun); }
-    for (int fd = 0; fd < 2; fd++) if (fd != keep && dup2(null, fd) < 0) die("/dev/null");
-    close_fd(&null);
+    for (int fd = 0; fd < 2; fd++) if (fd != keep && dup2(none, fd) < 0) die("socket");
+    close_fd(&none);
 }
 
 /* What both processes of a stream get. MASK: of signals, at our start. */
