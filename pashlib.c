@@ -6,6 +6,7 @@
  *  1 addresses     2 settings, log     3 clock, descriptors, jobs   4 STUN        5 HTTP, IMDS
  *  6 discovery     7 SHA-256, HMAC     8 rendezvous    9 connect   10 transfer   11 command line */
 #define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64                /* files may be large where a long has 32 bits */
 #define VERSION "1.0"
 
 #include <arpa/inet.h>
@@ -38,9 +39,6 @@
 #endif
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0                     /* whoever sends has SIGPIPE ignored as well */
-#endif
-#ifndef MSG_MORE
-#define MSG_MORE 0
 #endif
 #ifndef SOCK_NONBLOCK
 #define SOCK_NONBLOCK 0
@@ -387,7 +385,8 @@ static int settings_read(void) {
     char why[WHY_MAX], dflt[PATH_MAX];
     const char *v, *tmp = getenv("TMPDIR");
     int bad = 0;
-    for (const struct setting *t = table + COUNT(table); t-- > table;) {
+    for (size_t i = COUNT(table); i > 0; i--) {
+        const struct setting *t = &table[i - 1];
         if (!(v = getenv(t->name)) || !*v) v = t->unset;
         if (!v || t->parse(t->at, v, why)) continue;
         if (strstr(t->name, "SECRET") || strstr(t->name, "TOKEN")) v = "(not shown)";
@@ -707,7 +706,8 @@ static int http_chunks(char *body, size_t *len, int join, char *why) {
     while (n) {
         if (!(eol = memchr(p, '\n', (size_t)(end - p)))) return 0;
         n = strspn(p, "0123456789abcdefABCDEF");
-        if (n == 0 || n > 6) return fail(why, "a chunk without a size");
+        if (n == 0 || n > 6 || !memchr("; \t\r\n", p[n], 5))    /* strtoul() would take 0x */
+            return fail(why, "a chunk without a size");
         n = strtoul(p, NULL, 16);
         p = eol + 1;
         if ((size_t)(end - p) < n + 2) return 0;
@@ -1153,8 +1153,7 @@ static void sigv4(const struct creds *c, const char *date, const char *region, c
  * files below the directory of PASH_RENDEZVOUS, or asks DynamoDB and IMDS. JSON reading is pure. */
 
 enum { REGISTRATION_MAX = 4096, JSON_DEPTH = 32, NAME_LEN = 255, DIR_MAX = PLACE_MAX + 3 * 256 };
-enum { REQUEST_MS = 5000, LOOK_MS = 2500 };     /* a look leaves time to withdraw behind it */
-enum { WITHDRAW_MS = 5000, WITHDRAW_HASTE_MS = 1000 };
+enum { REQUEST_MS = 5000, LOOK_MS = 2500, WITHDRAW_MS = 5000, WITHDRAW_HASTE_MS = 1000 };
 struct json { const char *p, *end; };
 static int json_peek(struct json *j) {      /* the next character behind white space; 0: the end */
     while (j->p < j->end && *j->p && strchr(" \t\r\n", *j->p)) j->p++;
@@ -1281,10 +1280,11 @@ static int dir_make(const char *path, char *why) {
     struct stat st;
     if (mkdir(path, 0700) < 0 && errno != EEXIST)
         return fail(why, "mkdir %.300s: %s", path, strerror(errno));
-    if (lstat(path, &st) < 0) return errno == ENOENT || fail(why, "%s: %s", path, strerror(errno));
-    if (!S_ISDIR(st.st_mode)) return fail(why, "%s is not a directory", path);
-    if (st.st_uid != geteuid()) return fail(why, "%s belongs to another user", path);
-    return !(st.st_mode & 022) || fail(why, "%s can be written by others", path);
+    if (lstat(path, &st) < 0)
+        return errno == ENOENT || fail(why, "%.300s: %s", path, strerror(errno));
+    if (!S_ISDIR(st.st_mode)) return fail(why, "%.300s is not a directory", path);
+    if (st.st_uid != geteuid()) return fail(why, "%.300s belongs to another user", path);
+    return !(st.st_mode & 022) || fail(why, "%.300s can be written by others", path);
 }
 
 /* Read the registration in the file PATH into TEXT; what cannot be read counts as absent, "". */
@@ -1306,13 +1306,13 @@ static int dir_publish(struct rdv *r, char *why) {
         unlink(r->beside);                                      /* what a crash left */
         fd = open(r->beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
         if (fd < 0 && errno == ENOENT) continue;
-        if (fd < 0) return fail(why, "%s: %s", r->beside, strerror(errno));
+        if (fd < 0) return fail(why, "%.300s: %s", r->beside, strerror(errno));
         good = write_whole(fd, r->mine, strlen(r->mine));
         if (close(fd) == 0 && good && rename(r->beside, r->file) == 0) return 1;
-        fail(why, "%s: %s", r->file, strerror(errno));
+        fail(why, "%.300s: %s", r->file, strerror(errno));
         if (unlink(r->beside) == 0 || errno != ENOENT) return 0;
     }
-    return fail(why, "%s is removed again and again", r->dir);
+    return fail(why, "%.300s is removed again and again", r->dir);
 }
 
 /* Remove my registration, if it is still mine, and the key's directory, if it is empty then. */
@@ -1320,9 +1320,9 @@ static int dir_withdraw(struct rdv *r, char *why) {
     char text[REGISTRATION_MAX + 1];
     dir_read(r->file, text);
     if (strcmp(text, r->mine) == 0 && unlink(r->file) < 0 && errno != ENOENT)
-        return fail(why, "%s: %s", r->file, strerror(errno));
+        return fail(why, "%.300s: %s", r->file, strerror(errno));
     if (rmdir(r->dir) == 0 || errno == ENOENT || errno == ENOTEMPTY || errno == EEXIST) return 1;
-    return fail(why, "rmdir %s: %s", r->dir, strerror(errno));
+    return fail(why, "rmdir %.300s: %s", r->dir, strerror(errno));
 }
 
 /* Fetch the credentials of the instance's role from IMDS. 1: *C is set. 0: WHY. */
@@ -1455,7 +1455,7 @@ static int dynamo_update(struct rdv *r, const char *expression, int ms, char *wh
     return dynamo_ask(r, "UpdateItem", more, ms, why);
 }
 
-/* Register, and r->theirs is what was there before; or, once PUBLISHED, look. */
+/* Register; once PUBLISHED, look, for LOOK_MS at most, lest there be no time to withdraw. */
 static int rdv_turn(struct rdv *r, int published, char *why) {
     if (set.rdv.kind == RDV_DIR) dir_read(r->peer_file, r->theirs);
     if (set.rdv.kind == RDV_DIR) return published || dir_publish(r, why);
@@ -1770,8 +1770,8 @@ static int punch_failed(struct punch *p) {
     int attempts = 0;
     size_t at;
     if (p->peer.what == NEWS_ABSENT)
-        return fail(p->why, "node %u did not register at %s within %g s", p->s->peer, set.rdv.text,
-                    seconds);
+        return fail(p->why, "node %u did not register at %.300s within %g s", p->s->peer,
+                    set.rdv.text, seconds);
     for (int i = 0; i < CONNS_MAX; i++)
         p->tried[TIMED_OUT].n += p->conns[i].fd >= 0 && p->conns[i].step == STEP_CONNECT;
     at = (size_t)snprintf(p->why, WHY_MAX, "no connection to node %u (external %s, local %s) from "
@@ -1867,11 +1867,11 @@ struct flow {
  * for neither end of it, even where that is standard input or output and may block. Not so for
  * files: what is written into one while it is on its way, or waits in a FIFO, would show there. */
 #if defined __linux__ && !defined PASHLIB_NO_SPLICE
-enum { CAN_MOVE = 1 };
+enum { CAN_MOVE = 1, MORE = MSG_MORE };
 #define move(from, to, n) splice(from, NULL, to, NULL, n, SPLICE_F_NONBLOCK)
 #define lull(ns) ppoll(NULL, 0, &(struct timespec){ 0, ns }, NULL)
 #else
-enum { CAN_MOVE = 0 };
+enum { CAN_MOVE = 0, MORE = 0 };
 #define move(from, to, n) (-1)
 #define lull(ns) 0
 #endif
@@ -1925,7 +1925,7 @@ static int path_opened(struct flow *f, char *why) {
     struct parcel p = { -1, EIO };
     parcel_pass(f->opening.fd, 0, &p);
     job_end(&f->opening);
-    if (p.fd < 0) return fail(why, "opening %s: %s", f->s->path, strerror(p.error));
+    if (p.fd < 0) return fail(why, "opening %.300s: %s", f->s->path, strerror(p.error));
     set_nonblocking(p.fd);
     flow_open(f, p.fd);
     return 1;
@@ -1978,7 +1978,7 @@ static int frame_fill(struct flow *f) {
 static int frame_send(struct flow *f) {
     while (f->done < f->have || f->left) {
         size_t before = f->done > 4 ? f->done : 4;
-        int copied = f->done < f->have, more = f->left ? MSG_MORE : 0;
+        int copied = f->done < f->have, more = f->left ? MORE : 0;
         ssize_t n = copied ? send(f->sock, f->buf + f->done, f->have - f->done, MSG_NOSIGNAL | more)
                            : move(f->fd, f->sock, f->left);
         if (n <= 0) return n < 0 && would_block();  /* 0: others have them, and the FIFO ended */
@@ -2007,7 +2007,7 @@ static int send_frames(struct flow *f, char *why) {
         if (heard) break;
         if (opens && p[1].revents && !path_opened(f, why)) return 0;
         if (!opens && !full && p[1].revents && !frame_fill(f))
-            return fail(why, "reading %s: %s", f->s->path, strerror(errno));
+            return fail(why, "reading %.300s: %s", f->s->path, strerror(errno));
         if (!frame_send(f)) heard = hear(&h, f->sock) > 0 ? 1 : -1;
     }
     if (heard < 0) return lost(f, why);
@@ -2089,7 +2089,7 @@ static int recv_frames(struct flow *f, char *why) {
             if (n < 0 && errno == EPIPE) return -1;
             waits = !have && n < 0 && !waits;           /* for room, or else for more to come */
             if (n < 0 && would_block()) continue;
-            if (n < 0 && have) return fail(why, "writing %s: %s", f->s->path, strerror(errno));
+            if (n < 0 && have) return fail(why, "writing %.300s: %s", f->s->path, strerror(errno));
             if (n <= 0) return lost(f, why);
             f->moved += (size_t)n;
             if (have) f->done += (size_t)n;
@@ -2123,7 +2123,7 @@ static int transfer(const struct stream *s, int streams, int fd, int sock, char 
     int good = s->sends ? send_frames(&f, why) : recv_frames(&f, why);
     job_end(&f.opening);
     if (good > 0 && !s->sends && close(f.fd) < 0 && errno != EINTR)
-        good = fail(why, "closing %s: %s", s->path, strerror(errno));
+        good = fail(why, "closing %.300s: %s", s->path, strerror(errno));
     if (s->sends || !good) return good;
     finish(sock, good < 0 ? SAID_GONE : f.moved);
     if (good < 0) say(LOG_INFO, "the reader of %s went away", s->path);
@@ -2392,6 +2392,8 @@ int main(int argc, char **argv) {
     if (!status && set.rdv.kind == RDV_DYNAMODB) status = dynamodb_check(s, n);
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
+    for (int *k = &set.stun.n; *k > 1 && (rlim_t)n * (unsigned)(*k + 2) + 64 > files.rlim_cur; --*k)
+        say(LOG_INFO, "too few descriptors to ask STUN server %s, too", set.stun.at[*k - 1].name);
     if (!status) status = carry(s, n);
     free(s);
     return status;

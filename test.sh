@@ -623,6 +623,8 @@ static void http(void)
         { "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n", 1, "the body is cut in its chunks" },
         { "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\nabc\r\n0\r\n\r\n", 0, "a chunk without a size" },
         { "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffff\r\nabc\r\n0\r\n\r\n", 0, "a chunk without a size" },
+        { "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0xffffffffffffffff\r\nX0\r\n\r\n", 0, "a chunk without a size" },
+        { "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n", 0, "a chunk without a size" },
         { "HTTP/1.1 200 OK\r\nContent-Le", 1, "the answer is cut in its head" },
         { "HTTP/1.1 200 OK\r\nContent-Le", 0, "" }, { "", 0, "" }, { "", 1, "the answer is cut in its head" },
         { "SSH-2.0-x\r\n\r\n", 1, "it is no HTTP response" }, { "HTTP/1.1 20 OK\r\n\r\n", 1, "it is no HTTP response" },
@@ -1836,6 +1838,11 @@ END
     fails 'no input' "$tmp/none" "$tmp/got" "opening $tmp/none: No such file or directory\$" 'connection lost after 0 bytes: output is incomplete$'
     fails 'an input that cannot be read' "$tmp" "$tmp/got" "reading $tmp: Is a directory\$" 'connection lost after 0 bytes: output is incomplete$'
     fails 'no output' "$tmp/in" "$tmp/none/x" 'connection lost after [0-9]* bytes: output is incomplete$' "opening $tmp/none/x: No such file or directory\$"
+    long=$tmp/$(printf %0200d/ 0 0 0 0)none
+    bg S "$P" send k 0 1 "$long"
+    bg R "$P" recv k 1 0 "$tmp/got"
+    both 'a long path that is not there' '1 1'
+    has 'a long path: the reason is not cut off' "$tmp/S.err" 'No such file or directory$'
     fails 'a full disk' "$tmp/in" /dev/full 'connection lost after [0-9]* bytes: output is incomplete$' 'writing /dev/full: No space left on device$'
     bg S sh -c "$P send k 0 1 <&-"
     bg R "$P" recv k 1 0 "$tmp/got"
@@ -2103,6 +2110,12 @@ t_processes() {
         left_nothing "$count streams"
         rm -f "$tmp"/m*.in "$tmp"/m*.got
     done
+    # 256 streams and two STUN servers, where 1,024 descriptors must do
+    a=$(seq 256 | sed 's/.*/recv*few&*0*1*x/' | tr '\n' ' ')
+    # shellcheck disable=SC2086 # words
+    run sh -c 'ulimit -n 1024 && exec "$@"' sh env -u PASH_NO_HOLEPUNCH PASH_STUN_SERVER=127.0.0.1:9,127.0.0.1:10 PASH_PEER_TIMEOUT_MS=1 $P $a
+    has 'too few descriptors for two STUN servers: told' "$tmp/err" '^pashlib: too few descriptors to ask STUN server 127.0.0.1, too$'
+    is 'all 256 have started' 256 "$(grep -c 'did not register' "$tmp/err")"
     # one that fails does not take the others along
     bg S $P "send*good*0*1*$tmp/in" "send*bad*0*1*$tmp/none"
     bg R $P "recv*good*1*0*$tmp/got" "recv*bad*1*0*$tmp/got2"
@@ -2625,6 +2638,7 @@ END
     mkdir -p "$tmp/seeds/http" "$tmp/seeds/json" "$tmp/seeds/address" "$tmp/seeds/hello" "$tmp/seeds/frames" "$tmp/seeds/stream" "$tmp/seeds/settings"
     printf 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello' >"$tmp/seeds/http/1"
     printf 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n' >"$tmp/seeds/http/2"
+    printf 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0xffffffffffffffff\r\nX0\r\n\r\n' >"$tmp/seeds/http/3"
     printf '{"Attributes":{"key":{"S":"k"},"N_1":{"S":"{\\"local_addr\\":\\"127.0.0.1:5\\"}"}},"a":[1,null,{"b":"\\u00e9\\ud83d\\ude00"}]}' >"$tmp/seeds/json/1"
     printf '{"__type":"com.amazonaws#X","local_addr":"[::1]:4"}' >"$tmp/seeds/json/2"
     printf '203.0.113.7:5000' >"$tmp/seeds/address/1"
