@@ -362,7 +362,7 @@ static const struct setting {
     ROW("PASH_PUBLIC_ADDR", NULL, public_addr, public_addr, "IP:PORT, fallback; first local port"),
     ROW("PASH_PUBLIC_IP", NULL, public_ip, public_ip, "IP, fallback external address"),
     ROW("PASH_STUN_TIMEOUT_MS", "8000", ms, stun_ms, "longest that STUN may take; 0: none"),
-    ROW("PASH_STUN_SERVER", "stun.l.google.com:19302", servers, stun, "HOST[:PORT],..."),
+    ROW("PASH_STUN_SERVER", "stun.l.google.com:19302", servers, stun, "[tcp:]HOST[:PORT],..."),
     ROW("PASH_RENDEZVOUS", NULL, place, rdv, "dir:PATH or dynamodb:TABLE; default below"),
     ROW("PASH_PEER_TIMEOUT_MS", "300000", ms, peer_ms, "longest wait for the peer"),
     ROW("PASH_CONNECT_TIMEOUT_MS", "30000", ms, connect_ms, "longest that connecting may take"),

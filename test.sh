@@ -3380,7 +3380,7 @@ for t in "$@"; do
 done
 if [ -n "${beside-}" ]; then
     wait "$beside"
-    grep -v '^ok' "$tmp/beside"
+    grep -v -e '^ok' -e ' passed, ' "$tmp/beside"
     tail -n 1 "$tmp/beside" | {
         read -r p _ f _ s _
         echo "$((passed + p)) $((failed + f)) $((skipped + s))"
