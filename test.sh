@@ -2690,7 +2690,6 @@ t_faults() {
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -2722,7 +2721,6 @@ WRAP(ssize_t, write, 1, (int a, const void *b, size_t c), (a, b, c))
 WRAP(ssize_t, send, 0, (int a, const void *b, size_t c, int d), (a, b, c, d))
 WRAP(ssize_t, recv, 1, (int a, void *b, size_t c, int d), (a, b, c, d))
 WRAP(ssize_t, splice, 1, (int a, off64_t *b, int c, off64_t *d, size_t e, unsigned f), (a, b, c, d, e, f))
-WRAP(ssize_t, sendfile, 1, (int a, int b, off_t *c, size_t d), (a, b, c, d))
 WRAP(ssize_t, sendmsg, 1, (int a, const struct msghdr *b, int c), (a, b, c))
 WRAP(ssize_t, recvmsg, 1, (int a, struct msghdr *b, int c), (a, b, c))
 WRAP(pid_t, fork, 0, (void), ())
@@ -2749,7 +2747,7 @@ import concurrent.futures, errno, itertools, os, subprocess, sys, threading
 tmp, P = sys.argv[1:3]
 CALLS = {"socket": errno.EMFILE, "socketpair": errno.EMFILE, "bind": errno.EACCES, "listen": errno.EADDRINUSE, "accept": errno.EMFILE,
          "connect": errno.EPERM, "poll": errno.ENOMEM, "read": errno.EIO, "write": errno.ENOSPC, "send": errno.ECONNRESET,
-         "recv": errno.ECONNRESET, "splice": errno.ENOMEM, "sendfile": errno.EIO, "sendmsg": errno.ENOMEM, "recvmsg": errno.ENOMEM,
+         "recv": errno.ECONNRESET, "splice": errno.ENOMEM, "sendmsg": errno.ENOMEM, "recvmsg": errno.ENOMEM,
          "open": errno.EMFILE, "fork": errno.EAGAIN, "mkdir": errno.ENOSPC, "rename": errno.EIO, "getentropy": errno.ENOSYS,
          "setsockopt": errno.ENOPROTOOPT, "dup2": errno.EMFILE, "malloc": errno.ENOMEM, "calloc": errno.ENOMEM}
 data = bytes(range(256)) * 3000
@@ -2981,7 +2979,7 @@ i386|gcc -m32 -idirafter /usr/include/x86_64-linux-gnu|env
 END
 }
 
-# The groups that carry data, without splice() and sendfile(); and most of all, with sanitizers.
+# The groups that carry data, without splice(); and most of all, with sanitizers.
 again() {                                           # NAME FLAGS GROUP...
     again_name=$1 old=$P
     # shellcheck disable=SC2086 # flags are words
