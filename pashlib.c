@@ -1843,7 +1843,7 @@ static int punch(struct stream *s, int rdv, char *why) {
 
 enum { FRAME_MAX = 1 << 20, ALIVE_MS = 15000, QUIET_MS = 60000, FINISH_MS = 10000 };
 enum { FIFO_SIZE = 1 << 20, FIFOS_SIZE = 32 << 20, LOWAT_MAX = 1 << 18 };
-enum { FEW = 1 << 14, LULL_NS = 100000, BUSY_MS = 2, LOWAT_MS = 10 };
+enum { FEW = 1 << 14, LULL_NS = 150000, BUSY_MS = 2, LOWAT_MS = 10 };
 #define SAID_ALIVE (UINT64_MAX - 1)
 #define SAID_GONE UINT64_MAX
 typedef unsigned long long bytes;           /* a uint64_t that printf knows by a short name */
