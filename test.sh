@@ -3012,7 +3012,7 @@ t_sanitized() {
 t_coverage() {
     need 'coverage' gcov || return
     printf '#include <unistd.h>\nvoid __gcov_dump(void);\nstatic inline void gcov_exit(int s) { __gcov_dump(); _exit(s); }\n#define _exit gcov_exit\n' >"$tmp/gcov.h"
-    AGAIN_CC=gcc again 'with gcov' "-O0 --coverage -include $tmp/gcov.h" \
+    AGAIN_CC=gcc again 'with gcov' "-O0 --coverage -D_GNU_SOURCE= -D_FILE_OFFSET_BITS=64 -include $tmp/gcov.h" \
         cli settings stun imds ports rendezvous dynamodb connect transfer readers processes
     gcov -o "$tmp" "$tmp/again-pashlib.gcda" 2>"$tmp/err" | sed -n '/pashlib.c/{n;p;}'
     sed -n 's/^ *#####: *\([0-9]*\):\(.*\)/\1 \2/p' pashlib.c.gcov
