@@ -1678,6 +1678,12 @@ t_connect() {
         stop peer
         rm -rf "$tmp/rdv"
     done
+    bg peer python3 "$tmp/peer.py" "$tmp/rdv" k 1 0 register
+    run env PASH_CONNECT_TIMEOUT_MS=600 $P send k 0 1 "$tmp/in"
+    is 'a peer that takes the connection and is silent: exit 1' 1 $status
+    has 'a peer that takes the connection and is silent: told' "$tmp/err" ' within [0-9.]* s: 1 without handshake: it was silent$'
+    stop peer
+    rm -rf "$tmp/rdv"
     bg S "$P" send k 0 1 "$tmp/in"
     bg R python3 "$tmp/peer.py" "$tmp/rdv" k 1 0 recv
     both 'a receiver written from README' '0 0'
@@ -1936,6 +1942,37 @@ t_readers() {
     ended S
     is 'the same for the input' 1 "$status"
     ended R
+    # the reader goes away before the writer has come
+    bg S $P send k 0 1 "$tmp/i"
+    bg R sh -c "$P recv k 1 0 | true"
+    until_true grep -q 'send k: node 1 needs no more' "$tmp/S.err"
+    ended R
+    has 'an input whose writer has not come is waited for, and that is told' "$tmp/S.err" "^pashlib: send k: waiting for the other end of $tmp/i\$"
+    run sh -c "seq 1000000 2>/dev/null >$tmp/i; [ \$? != 0 ]"
+    is 'its writer comes, and gets SIGPIPE' 0 $status
+    ended S
+    is 'its writer comes: success' 0 "$status"
+    # standard output that is read and written: its reader may be nobody else yet
+    bg R sh -c "exec $P recv k 1 0 1<>$tmp/o"
+    bg S sh -c "{ seq 5; sleep 1; seq 6 9; until [ -f $tmp/read ]; do sleep 0.1; done; } | $P send k 0 1"
+    until_true grep -q connected "$tmp/R.err"
+    sleep 0.5
+    timeout 20 head -n 9 "$tmp/o" >"$tmp/got"
+    echo >"$tmp/read"
+    both 'standard output opened for both' '0 0'
+    is 'standard output opened for both: the data' "$(seq 9)" "$(cat "$tmp/got")"
+    # standard output that is a block device: what stood before stays
+    head -c 65536 /dev/zero >"$tmp/disk"
+    if loop=$(losetup -f --show "$tmp/disk" 2>/dev/null); then
+        bg S $P send k 0 1 "$tmp/in"
+        run sh -c "{ printf HEADER; $P recv k 1 0; printf TRAILER; } >$loop"
+        is 'standard output that is a block device' "HEADER$(cat "$tmp/in")
+TRAILER" "$(head -c $((13 + $(wc -c <"$tmp/in"))) "$loop")"
+        ended S
+        losetup -d "$loop"
+    else
+        echo '# no loop device can be had here: standard output that is a block device is not tried'
+    fi
     # an output that appears late
     bg S "$P" send k 0 1 "$tmp/in"
     bg R $P recv k 1 0 "$tmp/o"
