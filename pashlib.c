@@ -1842,7 +1842,7 @@ static int punch(struct stream *s, int rdv, char *why) {
 
 enum { FRAME_MAX = 1 << 20, ALIVE_MS = 15000, QUIET_MS = 60000, FINISH_MS = 10000 };
 enum { FIFO_SIZE = 1 << 20, FIFOS_SIZE = 32 << 20, LOWAT_MAX = 1 << 18 };
-enum { FEW = 1 << 14, LULL_NS = 150000, BUSY_MS = 2, LOWAT_MS = 10 };
+enum { FEW = 1 << 14, LULL_NS = 150000, BUSY_MS = 2, LOWAT_MS = 10, FIFO_MS = 1000 };
 #define SAID_ALIVE (UINT64_MAX - 1)
 #define SAID_GONE UINT64_MAX
 typedef unsigned long long bytes;           /* a uint64_t that printf knows by a short name */
@@ -1898,7 +1898,7 @@ static void path_job(int sock, const void *arg) {
 
 /* FD is the input or output now. A receiver that slept in a write could not say that it lives: a
  * description of our own, where the system gives one, does not block; else what is written at a
- * time is what poll() promises room for. (Regular files do not sleep; they may be for append.) A
+ * time is what poll() promises room for. (Files and disks do not sleep; what stands there stays.) A
  * FIFO is to hold more: one of 64 KiB costs twice the time of one of 1 MiB. All together take half
  * of what Linux gives an ordinary user; beyond that he would get very small ones. */
 static void flow_open(struct flow *f, int fd) {
@@ -2115,7 +2115,7 @@ static int transfer(const struct stream *s, int streams, int fd, int sock, char 
         return fail(why, "opening -: %s", strerror(EBADF));     /* see standard_open() */
     if (fd >= 0) flow_open(&f, fd);
     else if (!job_start(&f.opening, path_job, s, why)) return 0;
-    else if (!wait_for_one(f.fd = f.opening.fd, POLLIN, after(10 * TENTH_MS)))
+    else if (!wait_for_one(f.fd = f.opening.fd, POLLIN, after(FIFO_MS)))
         say(LOG_INFO, "waiting for the other end of %s", s->path);
 #ifdef TCP_USER_TIMEOUT
     if (!s->sends) set_option(sock, IPPROTO_TCP, TCP_USER_TIMEOUT, QUIET_MS);

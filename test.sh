@@ -35,6 +35,7 @@ passed=0 failed=0 skipped=0
 cleanup() {
     for p in "$tmp"/*.pid; do [ -f "$p" ] && kill -9 "$(cat "$p")" 2>/dev/null; done
     umount "$tmp/mnt" 2>/dev/null
+    [ -z "${loop-}" ] || losetup -d "$loop"
     rm -rf "$tmp" 2>/dev/null || { sleep 0.2; rm -rf "$tmp"; }
 }
 trap cleanup EXIT
@@ -1953,6 +1954,7 @@ t_readers() {
     ended S
     is 'its writer comes: success' 0 "$status"
     # standard output that is read and written: its reader may be nobody else yet
+    rm -f "$tmp/read"
     bg R sh -c "exec $P recv k 1 0 1<>$tmp/o"
     bg S sh -c "{ seq 5; sleep 1; seq 6 9; until [ -f $tmp/read ]; do sleep 0.1; done; } | $P send k 0 1"
     until_true grep -q connected "$tmp/R.err"
@@ -1965,11 +1967,12 @@ t_readers() {
     head -c 65536 /dev/zero >"$tmp/disk"
     if loop=$(losetup -f --show "$tmp/disk" 2>/dev/null); then
         bg S $P send k 0 1 "$tmp/in"
-        run sh -c "{ printf HEADER; $P recv k 1 0; printf TRAILER; } >$loop"
-        is 'standard output that is a block device' "HEADER$(cat "$tmp/in")
+        bg R sh -c "{ printf HEADER; $P recv k 1 0; rc=\$?; printf TRAILER; exit \$rc; } >$loop"
+        both 'standard output that is a block device' '0 0'
+        is 'standard output that is a block device: the data' "HEADER$(cat "$tmp/in")
 TRAILER" "$(head -c $((13 + $(wc -c <"$tmp/in"))) "$loop")"
-        ended S
         losetup -d "$loop"
+        loop=''
     else
         echo '# no loop device can be had here: standard output that is a block device is not tried'
     fi
