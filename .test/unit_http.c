@@ -1,0 +1,66 @@
+/* Unit tests of the decoder of HTTP answers. */
+#include "unit.h"
+
+#define OK "HTTP/1.1 200 OK\r\n"
+#define CHUNKED OK "Transfer-Encoding: chunked\r\n\r\n"
+
+static void test_http(void)
+{
+    static const struct {
+        const char *message;
+        int ended;                                  /* the server has closed the connection */
+        const char *want;                           /* status and body, or what is wrong; empty: more must come */
+    } cases[] = {
+        { OK "Content-Length: 3\r\n\r\nabc", 0, "200 abc" },
+        { "HTTP/1.0 200 OK\ncontent-length:3 \n\nabcdef", 0, "200 abc" },
+        { "HTTP/1.1 404\r\nContent-Length: 0\r\n\r\n", 0, "404 " },
+        { OK "X: y\r\n\r\nabc", 1, "200 abc" },
+        { OK "X: y\r\n\r\nabc", 0, "" },
+        { OK "XContent-Length: 1\r\nContent-Lengthy: 1\r\n\r\nabc", 1, "200 abc" },
+        { OK "Content-Length: 4\r\n\r\nabc", 0, "" },
+        { OK "Content-Length: 4\r\n\r\nabc", 1, "the body is cut: 3 of 4 bytes" },
+        { OK "Content-Length: -1\r\n\r\nabc", 1, "Content-Length is \"-1\"" },
+        { OK "Content-Length: 99999999999999999999\r\n\r\nabc", 1, "Content-Length is \"99999999999999999999\"" },
+        { OK "Content-Length:\r\n\r\nabc", 1, "Content-Length is \"\"" },
+        { CHUNKED "3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n", 0, "200 abcde" },
+        { CHUNKED "3\r\nabc\r\n2\r\nde\r\n", 0, "" },
+        { CHUNKED "3\r\nabc\r\n2\r\nde\r\n", 1, "the body is cut in its chunks" },
+        { CHUNKED "x\r\nabc\r\n0\r\n\r\n", 0, "a chunk without a size" },
+        { CHUNKED "fffffffffff\r\nabc\r\n0\r\n\r\n", 0, "a chunk without a size" },
+        { CHUNKED "0xffffffffffffffff\r\nX0\r\n\r\n", 0, "a chunk without a size" },
+        { CHUNKED "0x5\r\nhello\r\n0\r\n\r\n", 0, "a chunk without a size" },
+        { OK "Content-Le", 1, "the answer is cut in its head" },
+        { OK "Content-Le", 0, "" },
+        { "", 0, "" },
+        { "", 1, "the answer is cut in its head" },
+        { "SSH-2.0-x\r\n\r\n", 1, "it is no HTTP response" },
+        { "HTTP/1.1 20 OK\r\n\r\n", 1, "it is no HTTP response" },
+        { "HTTP/1.1 099 OK\r\n\r\n", 1, "it is no HTTP response" },
+        { "HTTP/1.1 2x0 OK\r\n\r\n", 1, "it is no HTTP response" },
+        { "\r\n", 1, "it is no HTTP response" },
+        { "HTTP/1.1\r\n\r\n", 1, "it is no HTTP response" },
+    };
+
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        size_t len = strlen(cases[i].message);
+        char *message = exact(cases[i].message, len);
+        struct http h;
+        char why[WHY_MAX];
+        char got[600];
+
+        if (http_decode(message, len, cases[i].ended, &h, why))
+            snprintf(got, sizeof got, "%d %.*s", h.status, (int)h.body_len, message + h.body);
+        else
+            snprintf(got, sizeof got, "%s", why);
+        is(cases[i].message, cases[i].want, got);
+        /* Whatever comes of a message that is cut, nothing is read past its end. */
+        for (size_t cut = 0; cut < len; cut++) {
+            char *shorter = exact(message, cut);
+
+            http_decode(shorter, cut, 0, &h, why);
+            http_decode(shorter, cut, 1, &h, why);
+            free(shorter);
+        }
+        free(message);
+    }
+}
