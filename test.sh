@@ -92,7 +92,7 @@ case_begin() {                                      # NAME: set the variables of
 case_end() {
     eval "$ends"
     for pid_file in "$tmp"/*.pid; do
-        [ ! -f "$pid_file" ] || kill -9 "$(cat "$pid_file")" 2>/dev/null
+        [ ! -f "$pid_file" ] || kill -9 "$(cat "$pid_file" 2>/dev/null)" 2>/dev/null
     done
 }
 left_processes() {                                  # NAME: the processes of the case that are still there after 2 s
@@ -159,7 +159,7 @@ run_group() {                                       # GROUP CASE...
         fi
     done
     [ -z "$waits" ] || wait $waits
-    [ ! -d "$shared" ] || (tmp=$shared ends=${setup_end-} && case_end)
+    [ ! -d "$shared" ] || (tmp=$shared ends=${setup_end-} && case_end && rm -rf "$shared")
 }
 run_names() {                                       # GROUP|GROUP.CASE...
     for name in "$@"; do

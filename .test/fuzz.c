@@ -30,7 +30,7 @@ static int plain_strncasecmp(const char *a, const char *b, unsigned long n) {
 enum { INPUT_MAX = 60000 };                 /* what the buffers of a socket pair are sure to hold */
 
 /* The transaction ID of the examples in RFC 5769. */
-static const unsigned char example_id[12] = {
+static const byte example_id[12] = {
     0xb7, 0xe7, 0xa7, 0x01, 0xbc, 0x34, 0xd6, 0x86, 0xfa, 0x87, 0xdf, 0xae,
 };
 
@@ -67,24 +67,27 @@ static void socket_with(int fd[2], const uint8_t *data, size_t n) {
 
 /* A datagram from a STUN server. */
 static void fuzz_stun(const uint8_t *data, size_t n) {
-    struct addr a;
-    char why[WHY_MAX];
+    Addr a;
+    Why why;
     char *copy = copy_of(data, n);
-    if (stun_decode((unsigned char *)copy, n, example_id, &a, why) == STUN_ADDRESS)
+    if (stun_decode((byte *)copy, n, example_id, &a, why) == STUN_ADDRESS)
         must(addr_usable(&a));
     free(copy);
 }
 
 /* A connection to a STUN server: the end of it must be seen. */
 static void fuzz_stuntcp(const uint8_t *data, size_t n) {
-    struct query q = { .state = QUERY_WAITS, .tcp = 1, .sends = 1 };
+    static const Host host = { .name = "server", .tcp = 1 };
+    static Server server;
+    Query q = { .state = QUERY_ASKED, .server = &server };
     int fd[2];
+    server.host = &host;
     memcpy(q.id, example_id, sizeof q.id);
     socket_with(fd, data, n);
     q.fd = fd[0];
-    for (int i = 0; i < 5000 && q.fd >= 0 && q.state == QUERY_WAITS; i++)
-        stun_read(&q);
-    must(q.fd < 0 || q.state != QUERY_WAITS);
+    for (int i = 0; i < 5000 && q.state == QUERY_ASKED; i++)
+        stun_event(&q);
+    must(q.state != QUERY_ASKED);
     close_fd(&q.fd);
     close(fd[1]);
 }
@@ -92,22 +95,22 @@ static void fuzz_stuntcp(const uint8_t *data, size_t n) {
 /* A message from an HTTP server, which may go on, or has ended. */
 static void fuzz_http(const uint8_t *data, size_t n) {
     for (int ended = 0; ended < 2; ended++) {
-        struct http h;
-        char why[WHY_MAX];
-        char *copy = copy_of(data, n);
-        if (http_decode(copy, n, ended, &h, why))
-            must(h.body + h.body_len <= n);
-        free(copy);
+        Why why;
+        char *text = text_of(data, n);
+        Response r = { .m = text, .max = n + 1 };
+        if (http_decode(&r, n, ended, why) == HTTP_DONE)
+            must(r.body >= text && r.body + r.size <= text + n);
+        free(text);
     }
 }
 
 /* A text of JSON, as of DynamoDB, and as of a registration. */
 static void fuzz_json(const uint8_t *data, size_t n) {
     static const char *const paths[] = { "a", "Attributes/N_1/S", "Item/N_2147483647/S", "__type", "" };
-    struct addr a;
+    Addr a;
     char out[256];
     char *copy = copy_of(data, n);
-    for (size_t i = 0; i < COUNT(paths); i++) {
+    TIMES(i, COUNT(paths)) {
         if (json_find(copy, n, paths[i], out, sizeof out))
             must(memchr(out, 0, sizeof out) != NULL);
     }
@@ -118,8 +121,8 @@ static void fuzz_json(const uint8_t *data, size_t n) {
 
 /* An address: what has been understood is understood again as it is printed. */
 static void fuzz_address(const uint8_t *data, size_t n) {
-    struct addr a;
-    struct addr b;
+    Addr a;
+    Addr b;
     char *text = text_of(data, n);
     if (addr_parse(text, &a)) {
         must(addr_parse(SHOW(&a), &b));
@@ -132,39 +135,39 @@ static void fuzz_address(const uint8_t *data, size_t n) {
 
 /* A connection from somebody without the key: it must not be chosen. */
 static void fuzz_hello(const uint8_t *data, size_t n) {
-    char why[WHY_MAX];
-    struct stream s = { .key = "k", .me = 1, .peer = 2, .stun = -1 };
-    struct conn c = { .step = STEP_HELLO, .end = after(MS_MAX) };
-    static struct punch p;
+    Why why;
+    Stream s = { .key = "k", .me = 1, .peer = 2, .stun = -1 };
+    Conn c = { .state = CONN_HELLO, .end = never() };
+    static Punch p;
     int fd[2];
-    p = (struct punch){ .s = &s, .chosen = -1, .why = why };
+    p = (Punch){ .state = PUNCH_GOES_ON, .s = &s, .chosen = -1, .why = why };
     if (n >= HELLO) {
         char *copy = copy_of(data, HELLO);
-        hello_check(&s, (unsigned char *)copy, why);
+        hello_check(&s, (byte *)copy, why);
         free(copy);
     }
     socket_with(fd, data, n);
     c.fd = fd[0];
     hello_encode(&s, c.mine);
     conn_event(&p, &c);
-    must(p.chosen < 0);
+    must(p.chosen < 0 && p.state != PUNCH_CONNECTED);
     close_fd(&c.fd);
     close(fd[1]);
 }
 
 /* What comes over the connection of a stream: no more can be written than has come. */
 static void fuzz_frames(const uint8_t *data, size_t n) {
-    char why[WHY_MAX];
-    struct stream s = { .key = "k", .path = "-" };
-    struct flow f = { .s = &s, .sock = -1, .opening = { 0, -1 }, .streams = 1 };
+    Why why;
+    Stream s = { .role = "recv", .key = "k", .path = "-", .streams = 1 };
+    Flow f = { .s = &s, .lowat = 1, .alive = after(ALIVE_MS) };
     int fd[2];
     f.buf = malloc(PASHLIB_BUFFER + 12);
     must(f.buf != NULL);
     socket_with(fd, data, n);
     f.sock = fd[0];
     flow_open(&f, open("/dev/null", O_WRONLY));
-    if (recv_frames(&f, why) > 0)
-        must(f.moved <= n);
+    if (recv_frames(&f, why) == ENDED_WHOLE)
+        must(f.total <= n);
     close(f.fd);
     close(fd[0]);
     close(fd[1]);
@@ -173,7 +176,7 @@ static void fuzz_frames(const uint8_t *data, size_t n) {
 
 /* A stream on the command line, and the check of its key for DynamoDB. */
 static void fuzz_stream(const uint8_t *data, size_t n) {
-    struct stream s;
+    Stream s;
     char *text = text_of(data, n);
     if (strlen(text) == n)
         stream_split(&s, text);
@@ -183,11 +186,11 @@ static void fuzz_stream(const uint8_t *data, size_t n) {
 
 /* A value for each of the settings. */
 static void fuzz_settings(const uint8_t *data, size_t n) {
-    char why[WHY_MAX];
+    Why why;
     char *text = text_of(data, n);
-    for (size_t i = 0; i < COUNT(table); i++) {
+    TIMES(i, COUNT(setting_table)) {
         if (*text)
-            table[i].parse(table[i].at, text, why);
+            setting_table[i].parse(setting_table[i].at, text, why);
     }
     free(text);
 }
@@ -215,12 +218,12 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     const char *name = getenv("FUZZ");
     (void)argc;
     (void)argv;
-    for (size_t i = 0; i < COUNT(targets); i++) {
+    TIMES(i, COUNT(targets)) {
         if (name && strcmp(name, targets[i].name) == 0)
             target = &targets[i];
     }
     must(target != NULL);
-    set.level = -1;                         /* The log says nothing. */
+    settings.log_level = -1;                         /* The log says nothing. */
     return 0;
 }
 

@@ -72,7 +72,7 @@ cuthead|the answer is cut in its head
 closed|cut in its head\|reset
 badlen|Content-Length is "1x"
 toolong|the answer is too long
-badtoken|its token is not ASCII
+badtoken|its token is empty, or not ASCII
 put400|PUT /latest/api/token: status 400
 END
 }

@@ -4,7 +4,6 @@
 # A case runs in a shell of its own. It finds:
 #   $P      the program under test (no blanks in it)
 #   $tmp    a directory of its own, empty at the start; TMPDIR is the same, and the rendezvous is dir:$tmp/rdv
-#   $fakes  where the fake servers and other helper programs lie: .test
 #   $work   the run's directory; $shared is the part of it that the group's GROUP_setup fills
 # The environment holds none of the caller's settings, and says: no STUN, no IMDS, public address 127.0.0.1.
 

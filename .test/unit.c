@@ -32,7 +32,7 @@ static int run_part(const char *name)
 {
     int found = 0;
 
-    for (size_t i = 0; i < COUNT(parts); i++) {
+    TIMES(i, COUNT(parts)) {
         if (name && strcmp(name, parts[i].name) != 0)
             continue;
         found = 1;

@@ -42,21 +42,21 @@ static void *exact(const void *from, size_t n)
 }
 
 /* The bytes that TEXT shows in hexadecimal, blanks skipped, in an allocation of that very size. */
-static unsigned char *unhex(const char *text, size_t *len)
+static byte *unhex(const char *text, size_t *len)
 {
-    unsigned char *roomy = malloc(strlen(text) / 2 + 1);
-    unsigned char *fitting;
+    byte *roomy = malloc(strlen(text) / 2 + 1);
+    byte *fitting;
 
     *len = 0;
     while (*text) {
-        unsigned byte;
+        unsigned value;
 
         if (*text == ' ') {
             text++;
             continue;
         }
-        sscanf(text, "%2x", &byte);
-        roomy[(*len)++] = (unsigned char)byte;
+        sscanf(text, "%2x", &value);
+        roomy[(*len)++] = (byte)value;
         text += 2;
     }
     fitting = exact(roomy, *len);

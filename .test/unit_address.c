@@ -2,10 +2,10 @@
 #include "unit.h"
 
 /* What is put into the kernel's form for sockets of either family comes back the same. */
-static void to_the_kernel_and_back(const struct addr *a)
+static void to_the_kernel_and_back(const Addr *a)
 {
     struct sockaddr_storage ss;
-    struct addr back;
+    Addr back;
     long v4_size = addr_is_v4(a) ? (long)sizeof (struct sockaddr_in) : 0;
 
     is_n("to IPv6: the size", (long)sizeof (struct sockaddr_in6), (long)addr_to_kernel(a, AF_INET6, &ss));
@@ -51,8 +51,8 @@ static void test_addresses(void)
         { "[fe80::1%lo]:80", "" },
     };
 
-    for (size_t i = 0; i < COUNT(cases); i++) {
-        struct addr a;
+    TIMES(i, COUNT(cases)) {
+        Addr a;
         int good = addr_parse(cases[i].text, &a);
 
         is(cases[i].text, cases[i].want, good ? SHOW(&a) : "");
@@ -83,8 +83,8 @@ static void test_address_kinds(void)
         { "fe80::1", 1, 0 },
     };
 
-    for (size_t i = 0; i < COUNT(kinds); i++) {
-        struct addr a = { { 0 }, 1 };
+    TIMES(i, COUNT(kinds)) {
+        Addr a = { { 0 }, 1 };
 
         is_n(kinds[i].ip, 1, ip_parse(kinds[i].ip, &a));
         is_n(kinds[i].ip, kinds[i].usable, addr_usable(&a));
@@ -113,7 +113,7 @@ static void test_numbers(void)
         { "99999999999999999999999", 9, -1 },
     };
 
-    for (size_t i = 0; i < COUNT(cases); i++) {
+    TIMES(i, COUNT(cases)) {
         unsigned long n;
         int good = number(cases[i].text, cases[i].max, &n);
 

@@ -16,10 +16,10 @@ static void check_sha256(void)
         { "a", 1000000, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0" },
     };
 
-    for (size_t i = 0; i < COUNT(cases); i++) {
+    TIMES(i, COUNT(cases)) {
         size_t len = strlen(cases[i].text);
         char *data = malloc(len * cases[i].times + 1);
-        unsigned char sum[HASH];
+        byte sum[HASH];
         char shown[2 * HASH + 1];
 
         for (size_t k = 0; k < cases[i].times; k++)
@@ -52,15 +52,15 @@ static void check_hmac(void)
           "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
           "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b" },
     };
-    unsigned char long_key[131];
-    unsigned char mac[HASH];
+    byte long_key[131];
+    byte mac[HASH];
     char shown[2 * HASH + 1];
 
-    for (size_t i = 0; i < COUNT(cases); i++) {
+    TIMES(i, COUNT(cases)) {
         size_t key_len;
         size_t data_len;
-        unsigned char *key = unhex(cases[i].key, &key_len);
-        unsigned char *data = unhex(cases[i].data, &data_len);
+        byte *key = unhex(cases[i].key, &key_len);
+        byte *data = unhex(cases[i].data, &data_len);
 
         hmac(key, key_len, data, data_len, mac);
         hex(mac, HASH, shown);
@@ -76,14 +76,14 @@ static void check_hmac(void)
 
 static void check_comparison(void)
 {
-    unsigned char a[HASH];
-    unsigned char b[HASH];
+    byte a[HASH];
+    byte b[HASH];
 
     memset(a, 0x60, sizeof a);
     memcpy(b, a, sizeof b);
-    is_n("the same", 1, same_in_constant_time(a, b, HASH));
+    is_n("the same", 1, same_in_constant_time(a, b));
     b[HASH - 1] ^= 1;
-    is_n("the last bit differs", 0, same_in_constant_time(a, b, HASH));
+    is_n("the last bit differs", 0, same_in_constant_time(a, b));
 }
 
 static void test_hashes(void)
@@ -96,7 +96,7 @@ static void test_hashes(void)
 /* The examples of AWS: ListUsers of IAM, and get-vanilla of its test suite. */
 static void test_signatures(void)
 {
-    static const struct creds creds = { .id = "AKIDEXAMPLE", .secret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY" };
+    static const Creds creds = { .id = "AKIDEXAMPLE", .secret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY" };
     static const char list_users[] =
         "GET\n"
         "/\n"
@@ -116,7 +116,7 @@ static void test_signatures(void)
         "\n"
         "host;x-amz-date\n"
         "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    char out[512];
+    char out[SIGNATURE_MAX];
 
     sigv4(&creds, "20150830T123600Z", "us-east-1", "iam", list_users, "content-type;host;x-amz-date", out);
     is("ListUsers",

@@ -12,7 +12,8 @@ static void test_http(void)
         const char *want;                           /* status and body, or what is wrong; empty: more must come */
     } cases[] = {
         { OK "Content-Length: 3\r\n\r\nabc", 0, "200 abc" },
-        { "HTTP/1.0 200 OK\ncontent-length:3 \n\nabcdef", 0, "200 abc" },
+        { "HTTP/1.0 200 OK\r\ncontent-length:3 \r\n\r\nabcdef", 0, "200 abc" },
+        { "HTTP/1.0 200 OK\nContent-Length: 3\n\nabc", 1, "the answer is cut in its head" },
         { "HTTP/1.1 404\r\nContent-Length: 0\r\n\r\n", 0, "404 " },
         { OK "X: y\r\n\r\nabc", 1, "200 abc" },
         { OK "X: y\r\n\r\nabc", 0, "" },
@@ -37,29 +38,33 @@ static void test_http(void)
         { "HTTP/1.1 20 OK\r\n\r\n", 1, "it is no HTTP response" },
         { "HTTP/1.1 099 OK\r\n\r\n", 1, "it is no HTTP response" },
         { "HTTP/1.1 2x0 OK\r\n\r\n", 1, "it is no HTTP response" },
-        { "\r\n", 1, "it is no HTTP response" },
+        { "\r\n\r\n", 1, "it is no HTTP response" },
         { "HTTP/1.1\r\n\r\n", 1, "it is no HTTP response" },
     };
 
-    for (size_t i = 0; i < COUNT(cases); i++) {
+    TIMES(i, COUNT(cases)) {
         size_t len = strlen(cases[i].message);
-        char *message = exact(cases[i].message, len);
-        struct http h;
-        char why[WHY_MAX];
-        char got[600];
+        Why why = "";
+        char got[600] = "";
+        char *message = exact(cases[i].message, len + 1);
+        Response r = { .m = message, .max = len + 1 };
+        Http result = http_decode(&r, len, cases[i].ended, why);
 
-        if (http_decode(message, len, cases[i].ended, &h, why))
-            snprintf(got, sizeof got, "%d %.*s", h.status, (int)h.body_len, message + h.body);
-        else
+        if (result == HTTP_DONE)
+            snprintf(got, sizeof got, "%d %.*s", r.status, (int)r.size, r.body);
+        if (result == HTTP_BAD)
             snprintf(got, sizeof got, "%s", why);
         is(cases[i].message, cases[i].want, got);
-        /* Whatever comes of a message that is cut, nothing is read past its end. */
+        /* Whatever comes of a message that is cut, nothing is read past the NUL behind it. */
         for (size_t cut = 0; cut < len; cut++) {
-            char *shorter = exact(message, cut);
-
-            http_decode(shorter, cut, 0, &h, why);
-            http_decode(shorter, cut, 1, &h, why);
-            free(shorter);
+            r.m = exact(cases[i].message, cut + 1);
+            r.m[cut] = 0;
+            http_decode(&r, cut, 0, why);
+            free(r.m);
+            r.m = exact(cases[i].message, cut + 1);
+            r.m[cut] = 0;
+            http_decode(&r, cut, 1, why);
+            free(r.m);
         }
         free(message);
     }

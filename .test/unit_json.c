@@ -27,7 +27,7 @@ static void test_texts(void)
     };
     char out[64];
 
-    for (size_t i = 0; i < COUNT(cases); i++)
+    TIMES(i, COUNT(cases))
         is_n("UTF-8", cases[i].good, is_utf8(cases[i].text));
     is("quoted", "a\\u0022\\u005c\\u000a\xc3\xa9", json_quote("a\"\\\n\xc3\xa9", out));
 }
@@ -68,13 +68,15 @@ static void test_json(void)
         { "{\"a\":{\"b\":\"x\"}}", "a/c", NONE, 16 },
         { "{\"a\":\"0123456789012345\"}", "a", NONE, 16 },
         { "{\"a\":\"012345678901234\"}", "a", "012345678901234", 16 },
-        { "{\"b\":" TEN_DEEP(TEN_DEEP(TEN_DEEP(TEN_DEEP("[[1]]")))) ",\"a\":\"x\"}", "a", NONE, 16 },
-        { "{\"b\":[1,],\"a\":\"x\"}", "a", NONE, 16 },
-        { "{\"b\":?,\"a\":\"x\"}", "a", NONE, 16 },
+        /* What is not looked for may have any depth, and need not be right. */
+        { "{\"b\":" TEN_DEEP(TEN_DEEP(TEN_DEEP(TEN_DEEP("[[1]]")))) ",\"a\":\"x\"}", "a", "x", 16 },
+        { "{\"b\":[1,],\"a\":\"x\"}", "a", "x", 16 },
+        { "{\"b\":?,\"a\":\"x\"}", "a", "x", 16 },
+        { "{\"b\":[\"],\"a\":\"x\"}", "a", NONE, 16 },
         { "{\"abc\":\"x\",\"ab\":\"y\"}", "ab", "y", 16 },
     };
 
-    for (size_t i = 0; i < COUNT(cases); i++) {
+    TIMES(i, COUNT(cases)) {
         size_t len = strlen(cases[i].text);
         char *message = exact(cases[i].text, len);
         char out[32];
@@ -112,11 +114,11 @@ static void test_registrations(void)
         { "{\"local_addr\":\"1.2.3.4:5\",\"external_addr\":{}}", "1.2.3.4:5", "" },
     };
 
-    for (size_t i = 0; i < COUNT(cases); i++) {
+    TIMES(i, COUNT(cases)) {
         size_t len = strlen(cases[i].text);
         char *message = exact(cases[i].text, len);
-        struct addr local = registration_get(message, len, "local_addr");
-        struct addr external = registration_get(message, len, "external_addr");
+        Addr local = registration_get(message, len, "local_addr");
+        Addr external = registration_get(message, len, "external_addr");
 
         is(cases[i].text, cases[i].local, local.port ? SHOW(&local) : "");
         is(cases[i].text, cases[i].external, external.port ? SHOW(&external) : "");

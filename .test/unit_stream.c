@@ -18,7 +18,7 @@ static void test_names(void)
     char key[NAME_LEN + 1];
     char name[3 * NAME_LEN + 1];
 
-    for (size_t i = 0; i < COUNT(cases); i++) {
+    TIMES(i, COUNT(cases)) {
         key_to_name(cases[i].key, name);
         is(cases[i].key, cases[i].want, name);
     }
@@ -34,11 +34,11 @@ static void test_names(void)
 
 static void test_hello(void)
 {
-    struct stream sender = { .sends = 1, .key = "k", .me = 1, .peer = 70000 };
-    struct stream receiver = { .key = "k", .me = 70000, .peer = 1 };
-    unsigned char message[HELLO];
-    unsigned char again[HELLO];
-    char why[WHY_MAX];
+    Stream sender = { .sends = 1, .key = "k", .me = 1, .peer = 70000 };
+    Stream receiver = { .key = "k", .me = 70000, .peer = 1 };
+    byte message[HELLO];
+    byte again[HELLO];
+    Why why;
     char shown[41];
 
     hello_encode(&sender, message);
@@ -61,7 +61,7 @@ static void test_hello(void)
 }
 
 /* Two frames and the end: "abc", "defgh", and the total of 8 bytes. The result is how long that is. */
-static size_t two_frames(unsigned char *out)
+static size_t two_frames(byte *out)
 {
     put(out, 4, 3);
     memcpy(out + 4, "abc", 3);
@@ -82,7 +82,7 @@ static void connected(int fd[2])
     set_nonblocking(fd[0]);
 }
 
-static void send_all(int fd, const unsigned char *from, size_t n)
+static void send_all(int fd, const byte *from, size_t n)
 {
     if (write(fd, from, n) != (ssize_t)n) {
         perror("write");
@@ -91,15 +91,16 @@ static void send_all(int fd, const unsigned char *from, size_t n)
 }
 
 /* Read frames two bytes at a time, as far as they have come; the result is how many bytes of data there were. */
-static size_t read_frames(struct frames *f, int fd, unsigned char *out)
+static size_t read_frames(Frames *f, FramesGot *last, int fd, byte *out)
 {
     size_t got = 0;
+    Why why;
 
-    for (int i = 0; i < 40 && !f->ended; i++) {
-        ssize_t n = frames_read(f, fd, out + got, 2);
+    for (int i = 0; i < 40 && *last != FRAMES_END; i++) {
+        size_t n = 0;
 
-        if (n > 0)
-            got += (size_t)n;
+        *last = frames_read(f, fd, out + got, 2, &n, why);
+        got += n;
     }
     return got;
 }
@@ -107,23 +108,24 @@ static size_t read_frames(struct frames *f, int fd, unsigned char *out)
 /* Whatever the size of the pieces in which they arrive, the frames are the same. */
 static void check_pieces(void)
 {
-    unsigned char sent[64];
+    byte sent[64];
     size_t len = two_frames(sent);
 
     for (size_t piece = 1; piece <= len; piece++) {
-        struct frames f = { .left = 0 };
-        unsigned char received[64];
+        Frames f = { .left = 0 };
+        FramesGot last = FRAMES_NOTHING;
+        byte received[64];
         size_t got = 0;
         int fd[2];
 
         connected(fd);
-        for (size_t at = 0; at < len && !f.ended; at += piece) {
+        for (size_t at = 0; at < len && last != FRAMES_END; at += piece) {
             send_all(fd[1], sent + at, piece < len - at ? piece : len - at);
-            got += read_frames(&f, fd[0], received + got);
+            got += read_frames(&f, &last, fd[0], received + got);
         }
         received[got] = 0;
         is("the data", "abcdefgh", (char *)received);
-        is_n("ended", 1, f.ended);
+        is_n("ended", FRAMES_END, last);
         is_n("the total", 8, (long)get(f.head + 4, 8));
         close(fd[0]);
         close(fd[1]);
@@ -132,16 +134,20 @@ static void check_pieces(void)
 
 static void check_too_large(unsigned long length)
 {
-    struct frames f = { .left = 0 };
-    unsigned char head[4];
-    unsigned char out[64];
+    Frames f = { .left = 0 };
+    byte head[4];
+    byte out[64];
+    size_t n = 0;
     int fd[2];
+    char want[64];
+    Why why = "";
 
     connected(fd);
     put(head, 4, length);
     send_all(fd[1], head, sizeof head);
-    is_n("too large a frame", -1, frames_read(&f, fd[0], out, sizeof out));
-    is_n("too large a frame: why", EPROTO, errno);
+    is_n("too large a frame", FRAMES_BAD, frames_read(&f, fd[0], out, sizeof out, &n, why));
+    snprintf(want, sizeof want, "a frame of %lu bytes is none", length);
+    is("too large a frame: why", want, why);
     close(fd[0]);
     close(fd[1]);
 }

@@ -49,7 +49,7 @@ static void test_stun(void)
           "attribute 0x8022 runs past the end" },
         { "half an attribute header",
           HEAD("000e") "00200008 0001a147 e112a643 8022",
-          "attribute 0x8022 runs past the end" },
+          "an attribute is cut in its header" },
         { "unknown family",
           HEAD("000c") "00200008 0003a147 e112a643",
           "its address is malformed" },
@@ -109,19 +109,19 @@ static void test_stun(void)
           "0 bytes are no STUN header" },
     };
     size_t id_len;
-    unsigned char *id = unhex(ID, &id_len);
+    byte *id = unhex(ID, &id_len);
 
-    for (size_t i = 0; i < COUNT(cases); i++) {
+    TIMES(i, COUNT(cases)) {
         size_t len;
-        unsigned char *message = unhex(cases[i].hex, &len);
-        char why[WHY_MAX];
-        struct addr a;
-        int result = stun_decode(message, len, id, &a, why);
+        byte *message = unhex(cases[i].hex, &len);
+        Why why;
+        Addr a;
+        Stun result = stun_decode(message, len, id, &a, why);
 
         is(cases[i].name, cases[i].want, result == STUN_ADDRESS ? SHOW(&a) : why);
         /* No message decodes if it is cut, at whatever length. */
         for (size_t cut = 0; cut < len; cut++) {
-            unsigned char *shorter = exact(message, cut);
+            byte *shorter = exact(message, cut);
 
             if (stun_decode(shorter, cut, id, &a, why) != STUN_DROP) {
                 printf("%s: %zu bytes of it decode\n", cases[i].name, cut);
