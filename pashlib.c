@@ -255,6 +255,7 @@ static Str addr_text(const Addr *a, char *text)
         snprintf(text, ADDR_TEXT, v4 ? "%s:%u" : "[%s]:%u", ip, a->port);
     return text;
 }
+#define SOCKADDR(kernel) ((struct sockaddr *)(kernel))
 #define SHOW(a) addr_text(a, (char[ADDR_TEXT]){ 0 })      /* The text lives until the block ends. */
 
 /* Write A into OUT as the kernel takes it for a socket of FAMILY. Returns its size in bytes; 0: A
@@ -838,7 +839,7 @@ static Addr socket_address(int fd, KernelAddr *kernel)
 {
     socklen_t len = sizeof *kernel;
     *kernel = (KernelAddr){ 0 };
-    getsockname(fd, (struct sockaddr *)kernel, &len);
+    getsockname(fd, SOCKADDR(kernel), &len);
     return addr_from_kernel(kernel);
 }
 
@@ -849,7 +850,7 @@ static errnum socket_bind(int fd, unsigned port)
     Addr a = socket_address(fd, &any);
     a.port = port;
     socklen_t len = addr_to_kernel(&a, any.ss_family, &any);
-    int failed = bind(fd, (struct sockaddr *)&any, len);
+    int failed = bind(fd, SOCKADDR(&any), len);
     return traced(failed ? errno : 0, "bind(%d, port %u)", fd, port);
 }
 
@@ -876,7 +877,7 @@ static errnum socket_connect(int fd, const Addr *to)
     socket_address(fd, &kernel);
     socklen_t len = addr_to_kernel(to, kernel.ss_family, &kernel);
     if (len)
-        error = connect(fd, (struct sockaddr *)&kernel, len) < 0 ? errno : 0;
+        error = connect(fd, SOCKADDR(&kernel), len) < 0 ? errno : 0;
     return traced(error, "connect(%d, %s)", fd, SHOW(to));
 }
 
@@ -1451,11 +1452,11 @@ static int json_skip(Json *j)
 {
     int depth = 0, c;
     while ((c = json_peek(j))) {
-        if (depth == 0 && memchr(",}]", c, 3))
+        if (depth == 0 && strchr(",}]", c))
             return 1;
-        if (memchr("{[", c, 2))
+        if (strchr("{[", c))
             depth++;
-        if (memchr("}]", c, 2))
+        if (strchr("}]", c))
             depth--;
         if (c != '"') j->at++;
         else if (!json_string(j, NULL, 0))
@@ -2780,7 +2781,7 @@ static void punch_accept(Punch *p)
 {
     KernelAddr kernel = { 0 };
     socklen_t len = sizeof kernel;
-    int fd = accept(p->s->listener, (struct sockaddr *)&kernel, &len);
+    int fd = accept(p->s->listener, SOCKADDR(&kernel), &len);
     errnum error = traced(fd < 0 ? errno : 0, "accept(%d) = %d", p->s->listener, fd);
     if (error && !is_transient(error))
         wait_for(NULL, 0, after(TENTH_MS));         /* no descriptor was free: do not spin */
@@ -2853,11 +2854,28 @@ static void punch_news(Punch *p)
     }
 }
 
+/* Count the attempts that are on their way when the time is over. */
+static void punch_count_open(Punch *p)
+{
+    FOR_EACH(Conn, c, p->conns, CONNS_MAX) {
+        if (c->state == CONN_CONNECTS)
+            p->tried[TRIED_TIMED_OUT].n++;
+        if (c->state > CONN_CONNECTS)
+            p->tried[TRIED_UNPROVEN].n++;
+    }
+}
+
 /* The time is over: fail, and write into p->why what was tried. */
 static void punch_timed_out(Punch *p)
 {
     static const Str what[OUTCOMES] = { "attempts timed out", "refused", "failed: ",
                                                 "without handshake: " };
+    static const Str hints[] = {
+        "; see by pashlib addr, with two STUN servers, whether the NAT here gives a different "
+            "port to every destination",
+        "",
+        "; the NAT here gives a different port to every destination "
+            "(mapping=endpoint-dependent)" };
     const Addr *external = &p->peer.external, *local = &p->peer.local;
     long long tenths = (after(50).ms - p->began.ms) / 100;
     double seconds = (double)tenths / 10;
@@ -2869,12 +2887,7 @@ static void punch_timed_out(Punch *p)
             settings.rendezvous.text, seconds);
         return;
     }
-    FOR_EACH(Conn, c, p->conns, CONNS_MAX) {
-        if (c->state == CONN_CONNECTS)
-            p->tried[TRIED_TIMED_OUT].n++;
-        if (c->state > CONN_CONNECTS)
-            p->tried[TRIED_UNPROVEN].n++;
-    }
+    punch_count_open(p);
     add(&t, "no connection to node %u (external %s, local %s) from %s within %g s", p->s->peer,
         external->port ? SHOW(external) : "none", local->port ? SHOW(local) : "none",
         SHOW(&p->s->external), seconds);
@@ -2888,9 +2901,8 @@ static void punch_timed_out(Punch *p)
     }
     if (*separator == ':')
         add(&t, ": it has no usable address");
-    else if (p->s->mapping == MAPPING_DEPENDENT)
-        add(&t, "; the NAT here gives a different port to every destination "
-            "(mapping=endpoint-dependent)");
+    else if (p->s->source == SOURCE_STUN)
+        add(&t, "%s", hints[p->s->mapping]);
 }
 
 /* Try the targets that are due, and set FDS to what is waited for. Returns when something is due
@@ -3823,6 +3835,7 @@ static int carry(Stream *s, int n)
     sigset_t wanted;
     if (settings.rendezvous.kind == PLACE_DYNAMODB && !settings.creds.id[0])
         fetched = &start.creds;
+    descriptors_fit(n);
     signals_begin(&wanted);
     if (!discover(s, n, 0, fetched))
         return EXIT_FAILURE;
@@ -3899,9 +3912,7 @@ int main(int argc, char **argv)
         good = streams_parse(s, n, as_words, argv + 1);
     if (good && settings.rendezvous.kind == PLACE_DYNAMODB)
         good = dynamodb_check(s, n);
-    if (!good) return EXIT_USAGE;
-    descriptors_fit(n);
-    int status = carry(s, n);
+    int status = good ? carry(s, n) : EXIT_USAGE;
     free(s);
     return status;
 }

@@ -172,7 +172,7 @@ run_names() {                                       # GROUP|GROUP.CASE...
 # All of them. What waits runs beside what works: the lines run at once, and the groups of a line in turn.
 run_all() {
     while read -r words; do
-        dir=$work/$(echo "$words" | tr ' ' _ | cut -c 1-60)
+        number=$((${number-0} + 1)) dir=$work/lane$number
         mkdir "$dir" || exit 2
         PASHLIB_NS='' PASHLIB_WORK=$dir ./test.sh ${VERBOSE:+-v} $words </dev/null || touch "$dir/failed" &
         lanes="${lanes-} $!"
