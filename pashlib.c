@@ -388,12 +388,15 @@ static void add_escaped(Text *line, Str text)
 static void vsay(int level, Str fmt, va_list args)
 {
     char text[2048], line[LOG_LINE_MAX];
-    Text t = TEXT(text), l = { line, sizeof line - 1, 0 };
+    Text l = { line, sizeof line - 1, 0 };
     if (level > settings.log_level) return;
-    if (log_state.key)
-        add(&t, "%s %s: ", log_state.role, log_state.key);
-    vsnprintf(text + t.len, sizeof text - t.len, fmt, args);
     add(&l, "pashlib: ");
+    if (log_state.key) {
+        add(&l, "%s ", log_state.role);
+        add_escaped(&l, log_state.key);
+        add(&l, ": ");
+    }
+    vsnprintf(text, sizeof text, fmt, args);
     add_escaped(&l, text);
     line[l.len] = '\n';
     log_write(line, l.len + 1);
@@ -886,7 +889,8 @@ static errnum socket_error(int fd)
 {
     errnum error = 0;
     socklen_t len = sizeof error;
-    getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len);
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
+        error = errno;
     return traced(error, "getsockopt(%d, SO_ERROR)", fd);
 }
 
@@ -957,24 +961,22 @@ typedef struct { int n; Addr list[LOOKUP_MAX]; Why why; } Lookup;   /* n 0: none
  * come first. */
 static void lookup_now(const Host *h, Lookup *found)
 {
-    static const int families[] = { AF_INET, AF_INET6 };
+    struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *list = NULL;
     found->n = ip_parse(h->name, &found->list[0]);
     found->list[0].port = h->port;
     if (found->n) return;
-    TIMES(k, COUNT(families)) {
-        struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_family = families[k] };
-        struct addrinfo *list = NULL;
-        int error = getaddrinfo(h->name, NULL, &hints, &list);
-        note(found->why, "name look-up of %s: %s", h->name,
-             error ? gai_strerror(error) : "no address");
+    int error = getaddrinfo(h->name, NULL, &hints, &list);
+    note(found->why, "name look-up of %s: %s", h->name,
+         error ? gai_strerror(error) : "no address");
+    for (int v4 = 1; v4 >= 0; v4--)
         for (struct addrinfo *i = list; i && found->n < LOOKUP_MAX; i = i->ai_next) {
             Addr *a = &found->list[found->n];
             *a = addr_from_kernel((void *)i->ai_addr);
             a->port = h->port;
-            found->n += addr_usable(a);
+            found->n += addr_is_v4(a) == v4 && addr_usable(a);
         }
-        if (list) freeaddrinfo(list);
-    }
+    if (list)
+        freeaddrinfo(list);
 }
 
 static void lookup_job(int fd, const void *arg)
@@ -1695,7 +1697,7 @@ static errnum port_try(Stream *s, unsigned port)
 static int port_take(Stream *s, unsigned first, Why why)
 {
     unsigned port = first;
-    TIMES(tries, first ? 65536 - (int)first : 100) {
+    TIMES(tries, 65536 - (int)first) {
         errnum error = port_try(s, port);
         if (!error) return 1;
         if (error != EADDRINUSE)
@@ -2268,7 +2270,7 @@ static int dir_withdraw(Rdv *r, Why why)
     dir_read(r->file, text);
     if (equal(text, r->mine) && unlink(r->file) < 0 && errno != ENOENT)
         return FAIL(why, "%.300s: %s", r->file, strerror(errno));
-    rmdir(r->dir);                          /* where that fails, it is not empty */
+    rmdir(r->dir);                          /* where that fails, an empty directory may stay */
     return 1;
 }
 
@@ -2354,7 +2356,10 @@ static Request dynamo_error(Rdv *r, Str op, const Response *a, Why why)
         FIND(a, "Message", text);
     Str hash = strchr(type, '#'), name = hash ? hash + 1 : type;
     note(why, *name ? "%s: status %d %.100s: %s" : "%s: status %d", op, a->status, name, text);
-    if (equal(name, "ConditionalCheckFailedException")) return REQUEST_DONE;
+    if (equal(name, "ConditionalCheckFailedException")) {
+        r->theirs[0] = 0;
+        return REQUEST_DONE;
+    }
     if (a->status >= 500) return REQUEST_AGAIN;
     TIMES(i, COUNT(passes))
         if (equal(name, passes[i]))
@@ -2388,9 +2393,11 @@ static Request dynamo_ask(Rdv *r, Str op, Str more, int ms, Why why)
         return r->reached ? REQUEST_AGAIN : REQUEST_FAILED;
     }
     FORMAT(path, "%s/N_%u/S", equal(op, "GetItem") ? "Item" : "Attributes", r->s->peer);
-    if (a.status != 200 || !FIND(&a, path, r->theirs))
+    if (a.status != 200)
+        return dynamo_error(r, op, &a, why);
+    if (!FIND(&a, path, r->theirs))
         r->theirs[0] = 0;
-    return a.status == 200 ? REQUEST_DONE : dynamo_error(r, op, &a, why);
+    return REQUEST_DONE;
 }
 
 /* Ask for UpdateItem with EXPRESSION, in which #me is my attribute and :mine is my text. */
@@ -2456,12 +2463,11 @@ static void rdv_tell(const Rdv *r, int fd, News *news, Request got)
 static int rdv_meet(Rdv *r, int fd)
 {
     int is_dir = settings.rendezvous.kind == PLACE_DIR;
-    int pause_ms = is_dir ? 20 : 50, longest_ms = is_dir ? 200 : 1000;
+    int pause_ms = is_dir ? 14 : 34, longest_ms = is_dir ? 200 : 1000;
     int registered = 0;
     char last[sizeof r->theirs];
     Why trouble = "";
     News news = { .why = "" };
-    Deadline end;
     do {
         strcpy(last, r->theirs);
         Request got = rdv_turn(r, registered, news.why);
@@ -2475,10 +2481,10 @@ static int rdv_meet(Rdv *r, int fd)
             strcpy(trouble, news.why);
             say("%s: %s: trying again", settings.rendezvous.text, trouble);
         }
-        end = after(pause_ms);
-        pause_ms += is_dir ? pause_ms / 10 : pause_ms / 2;
-        if (pause_ms > longest_ms) pause_ms = longest_ms;
-    } while (!wait_for_one(fd, POLLIN, end));
+        pause_ms += pause_ms / 2;
+        if (pause_ms > longest_ms)
+            pause_ms = longest_ms;
+    } while (!wait_for_one(fd, POLLIN, after(pause_ms)));
     return registered || trouble[0];
 }
 
@@ -2783,7 +2789,7 @@ static void punch_accept(Punch *p)
     socklen_t len = sizeof kernel;
     int fd = accept(p->s->listener, SOCKADDR(&kernel), &len);
     errnum error = traced(fd < 0 ? errno : 0, "accept(%d) = %d", p->s->listener, fd);
-    if (error && !is_transient(error))
+    if (error && !is_transient(error) && error != ECONNABORTED)
         wait_for(NULL, 0, after(TENTH_MS));         /* no descriptor was free: do not spin */
     if (error) return;
     set_nonblocking(fd);
@@ -3069,7 +3075,7 @@ static void flow_open(Flow *f, int fd)
     int blocks = !(fcntl(fd, F_GETFL) & O_NONBLOCK);
     if (blocks && isatty(fd))
         f->write_max = 1;
-    if (blocks && f->is_fifo && PIPE_BUF < PASHLIB_BUFFER)
+    if (blocks && f->is_fifo)
         f->write_max = PIPE_BUF;
 #ifdef F_SETPIPE_SZ
     int want = FIFOS_SIZE / f->s->streams;
@@ -3153,7 +3159,7 @@ static Ended connection_lost(const Flow *f, Why why)
 /* Moving bytes over the connection failed with ERROR: it is lost, or something else is wrong. */
 static Ended connection_failed(const Flow *f, errnum error, Why why)
 {
-    if (error == EPIPE || error == ECONNRESET || error == ETIMEDOUT)
+    if (error != EINVAL && error != EPERM && error != ENOSYS && error != ENOMEM)
         return connection_lost(f, why);
     return FAIL(why, "moving %.300s over the connection: %s", f->s->path, strerror(error));
 }
@@ -3275,12 +3281,12 @@ static Ended send_frames(Flow *f, Why why)
             if (!frame_begin(f, why)) return ENDED_FAILED;
         }
         Moved out = frame_send(f);
-        if (out.what == MOVED_END)
-            return FAIL(why, "reading %.300s: another process reads from it, too",
-                        f->s->path);
-        if (out.what != MOVED_FAILED) continue;
+        if (out.what == MOVED_SOME || out.what == MOVED_NOTHING)
+            continue;
         if (hear(f) == HEARD_ANSWER) return ENDED_WHOLE;
-        return connection_failed(f, out.error, why);
+        if (out.what == MOVED_FAILED)
+            return connection_failed(f, out.error, why);
+        return FAIL(why, "reading %.300s: another process reads from it, too", f->s->path);
     }
 }
 
@@ -3474,7 +3480,6 @@ static int recv_stream(Flow *f, Why why)
     f->alive = after(ALIVE_MS);
     f->lowat = 1;
     Ended how = recv_frames(f, why);
-    job_end(&f->opening);
     if (how == ENDED_WHOLE && close(f->fd) < 0 && errno != EINTR)
         return FAIL(why, "closing %.300s: %s", f->s->path, strerror(errno));
     if (how == ENDED_FAILED) return 0;
@@ -3502,12 +3507,13 @@ static int transfer(const Stream *s, int fd, int sock, Why why)
         if (!wait_for_one(f.fd, POLLIN, after(FIFO_MS)))
             say("waiting for the other end of %s", s->path);
     }
-    if (s->sends)
-        return send_stream(&f, why);
 #ifdef TCP_USER_TIMEOUT
-    set_option(sock, IPPROTO_TCP, TCP_USER_TIMEOUT, QUIET_MS);
+    if (!s->sends)
+        set_option(sock, IPPROTO_TCP, TCP_USER_TIMEOUT, QUIET_MS);
 #endif
-    return recv_stream(&f, why);
+    int good = s->sends ? send_stream(&f, why) : recv_stream(&f, why);
+    job_end(&f.opening);
+    return good;
 }
 
 /* ---- 11. command line: parse it, a child for every stream, gather the results -----------------
@@ -3830,7 +3836,6 @@ static int streams_wait(Stream *s, int n, const sigset_t *wanted, int *status)
 static int carry(Stream *s, int n)
 {
     Start start = { .all = s, .n = n, .creds = settings.creds };
-    int status = EXIT_SUCCESS;
     Creds *fetched = NULL;
     sigset_t wanted;
     if (settings.rendezvous.kind == PLACE_DYNAMODB && !settings.creds.id[0])
@@ -3841,8 +3846,7 @@ static int carry(Stream *s, int n)
         return EXIT_FAILURE;
     say("rendezvous %s", settings.rendezvous.text);
     sigprocmask(SIG_BLOCK, &wanted, &start.mask);
-    if (!streams_start(&start))
-        status = EXIT_FAILURE;
+    int status = streams_start(&start) ? EXIT_SUCCESS : EXIT_FAILURE;
     let_go(&start, NULL, -1);
     int sig = streams_wait(s, n, &wanted, &status);
     if (!sig) return status;

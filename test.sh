@@ -182,7 +182,7 @@ run_all() {
 unit build faults audit valgrind machines soak runner
 cli settings stun discovery imds ports rendezvous dynamodb connect transfer readers processes
 nat nat_ports nat_addr
-nat_never nat_long
+nat_never nat_loss nat_long
 long
 fuzz
 END

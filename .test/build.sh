@@ -49,6 +49,13 @@ build_top_level() { # the top of the repository holds four files
     is 'top level' 'Makefile README pashlib.c test.sh ' \
         "$(find . -mindepth 1 -maxdepth 1 ! -name '.*' ! -name pashlib | sed 's|./||' | sort | tr '\n' ' ')"
 }
+build_lanes() { # every group of the tests is part of a full run
+    sed -n '/^run_all() {/,/^END$/p' test.sh | tr ' ' '\n' | sort -u >"$tmp/words"
+    for file in .test/*.sh; do
+        group=${file##*/}
+        [ "$group" = lib.sh ] || has "$group is in a lane of run_all" "$tmp/words" "^${group%.sh}$"
+    done
+}
 build_shellcheck() { # the shell scripts give shellcheck nothing to say
     need shellcheck shellcheck || return
     scripts=$(find .test -name '*.sh')

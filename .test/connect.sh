@@ -81,7 +81,8 @@ connect_leftover_comes_back() { # a leftover that goes and comes back is one no 
     register 1 '{"local_addr":"127.0.0.1:9"}'
     bg S env PASH_CONNECT_TIMEOUT_MS=700 $P send k 0 1 "$tmp/in"
     until_true grep -q connecting "$tmp/S.err"
-    # The sender tells not that it has gone, only that it is there again: so it goes until that is told.
+    # The sender logs that a registration has come, not that one has gone. So this one goes and comes until that is
+    # logged.
     until [ -f "$tmp/S.rc" ] || [ "$(grep -c connecting "$tmp/S.err")" -gt 1 ]; do
         mv "$tmp/rdv/k/N_1" "$tmp/away"
         sleep 0.5

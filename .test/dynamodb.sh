@@ -264,7 +264,7 @@ dynamodb_no_role() { # a role that gives no credentials ends the stream at once,
     is 'DynamoDB is not asked' 0 "$(requests | wc -l)"
 }
 
-dynamodb_role() { # 32 streams share the credentials of a role, and renew them once when they have expired
+dynamodb_role() { # 32 streams inherit the credentials of a role, and each renews them when they have expired
     seq 1000 >"$tmp/in"
     receivers=''
     senders=''
@@ -279,7 +279,7 @@ dynamodb_role() { # 32 streams share the credentials of a role, and renew them o
     bg S env PASH_LOG=error $P $senders
     both '32 streams, credentials of a role that expire: exit statuses' '0 0'
     is '32 streams: the data' 32 "$(for got in "$tmp"/*.got; do cmp -s "$got" "$tmp/in" && echo "$got"; done | wc -l)"
-    is 'they are fetched twice: at first, and when they have expired' 2 "$(fetches)"
+    is 'they are fetched once at first, and by each stream when they have expired' 33 "$(fetches)"
     at expired
     is 'all 32 ask, with the token' 32 "$(requests | awk '$5 == "signed" { print $2 }' | sort -u | wc -l)"
     all_signed 'with the token'

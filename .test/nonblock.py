@@ -2,15 +2,16 @@
 
 Argument: the program. Exits with 0 if all data comes through.
 
-First the input is slow: the sender finds its pipe empty again and again. Then it is quick, and is only read where it
-cannot be written: the receiver finds its pipe full.
+First the input is slow: the sender finds its pipe empty again and again. Then it is quick, and the output is read only
+when the input takes no more: the receiver finds its pipe full.
 """
 import os
 import subprocess
 import sys
 
 SLOW_BYTES = 20
-QUICK_BYTES = 300000
+# More than two pipes (of 1 MiB, as pashlib makes them) and the connection between them hold.
+QUICK_BYTES = 30000000
 
 
 def pipe_without_blocking():
@@ -22,18 +23,18 @@ def pipe_without_blocking():
 
 def write_quickly(to, data, back):
     """Write DATA. Where there is no room, take what has come through at the other end, and return that."""
-    got = b""
+    got = bytearray()
     at = 0
     while at < len(data):
         try:
             at += os.write(to, data[at:at + 50000])
         except BlockingIOError:
-            got += os.read(back, 1000)
+            got += os.read(back, 4096)
     return got
 
 
 def read_to_end(back):
-    got = b""
+    got = bytearray()
     while True:
         more = os.read(back, 100000)
         if not more:

@@ -37,11 +37,11 @@ readers_gone_before_the_writer_came() { # the reader goes before the writer of t
 
 # ---- readers and writers that are slow or late ----
 
-readers_stall() { # a reader that takes nothing for two seconds
-    bg S sh -c "seq 300000 | $P send k 0 1"
+readers_stall() { # a reader that takes nothing for two seconds, while more is sent than there is room for on the way
+    bg S sh -c "seq 3000000 | $P send k 0 1"
     bg R sh -c "$P recv k 1 0 | { sleep 2; tail -n 1; }"
     both 'exit statuses' '0 0'
-    is 'the data' 300000 "$(cat "$tmp/R.out")"
+    is 'the data' 3000000 "$(cat "$tmp/R.out")"
 }
 readers_slow() { # a writer and a reader that both pause between lines
     bg S sh -c "{ echo 1; sleep 1; echo 2; sleep 1; echo 3; } | $P send k 0 1"
@@ -74,8 +74,10 @@ readers_absent() { # a FIFO without a reader holds up its own stream alone; the 
     until_true grep -q 'recv held: connected' "$tmp/R.err"
     kill "$(pid S)"
     ended S
+    began=$(date +%s)
     ended R
     is 'a lost connection ends the wait: exit status' 1 "$status"
+    at_most '... at once, and not when the next sign of life is due: seconds' 9 $(($(date +%s) - began))
     has 'a lost connection ends the wait: told' "$tmp/R.err" \
         '^pashlib: recv held: connection lost after 0 bytes: output is incomplete$'
 }
