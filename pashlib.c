@@ -2013,7 +2013,7 @@ static int discover(Stream *s, int n, int mapping, Creds *creds)
     while (discovery_waits(&d, mapping)) {
         if (over(d.head) && !said) {
             said = 1;
-            say("waiting for STUN%s", d.imds_job.pid ? " and IMDS" : "");
+            say("waiting for %s", d.n_servers ? "STUN or IMDS" : "IMDS");
         }
         discovery_turn(&d);
     }

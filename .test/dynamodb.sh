@@ -313,7 +313,7 @@ dynamodb_role_v1() { # an IMDS that never answers PUT gives the credentials of a
     at pass
     role rolehang
     bg R $P recv "$key" 1 0 "$tmp/x"
-    until_true grep -q waiting "$tmp/R.err"
+    until_true grep -q "waiting for node" "$tmp/R.err"
     has 'it is no failure' "$tmp/R.err" "recv $key: waiting for node 0"
     is 'it has registered' 1 "$(requests | grep -c 'UpdateItem signed .*"SET ')"
     kill "$(pid R)"
