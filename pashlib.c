@@ -1196,8 +1196,6 @@ static void stun_event(Query *q)
     if (tcp && q->have < stun_size(q)) return;
     Stun got = stun_decode(q->in, q->have, q->id, &q->mapped,
                            q->why);
-    debug("%zu bytes from a STUN server: %s", q->have,
-          got == STUN_ADDRESS ? "good" : q->why);
     q->have = 0;
     if (got == STUN_ADDRESS) q->state = QUERY_ANSWERED;
     if (got == STUN_ERROR) q->state = QUERY_FAILED;
@@ -3459,16 +3457,19 @@ static Ended recv_frames(Flow *f, Why why)
                 f->total, total);
 }
 
-/* Send the answer, and wait until the sender closes, which shows that it has the answer. */
+/* Send the answer, and wait until the sender closes, which shows that it has the answer. The data
+ * is whole: nothing that fails here, poll() included, changes that. */
 static void receiver_finish(int sock, uint64_t said)
 {
     Deadline end = after(FINISH_MS);
     char rest[4096];
+    struct pollfd one = watch(sock, POLLIN);
     Moved in = { MOVED_NOTHING, 0, 0 };
     if (tell(sock, said) != 0 || shutdown(sock, SHUT_WR) < 0)
         in.what = MOVED_FAILED;
     while (in.what >= MOVED_NOTHING && !over(end)) {
-        wait_for_one(sock, POLLIN, end);
+        if (poll(&one, 1, ms_left(end)) < 0 && errno != EINTR)
+            break;
         in = socket_recv(sock, rest, sizeof rest);
     }
     if (in.what != MOVED_END)
