@@ -29,7 +29,7 @@ transfer_large() { # 100 MB, how much it was is told at both ends, and standard 
 # These are builds of their own, whichever -b names.
 built_with() {                                      # COMPILER-AND-FLAGS: it compiles the program, and data goes through
     need "$1" "${1%% *}" || return
-    run $1 -o "$tmp/pl" pashlib.c
+    compile $1 -o "$tmp/pl" pashlib.c
     is "compiles: $1" 0 "$status"
     P=$tmp/pl
     head -c 3001 /dev/urandom >"$tmp/in"
