@@ -82,17 +82,10 @@ typedef char Why[WHY_MAX];                 /* the reason of a failure */
 #define NAME_CHARS "-_.0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #define HEX_DIGITS "0123456789abcdefABCDEF"
 
-/* Write a reason into WHY. */
-PRINTF(2) static void note(Why why, Str fmt, ...)
-{
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(why, WHY_MAX, fmt, args);
-    va_end(args);
-}
-
-/* Note the reason of a failure and give 0, so that a check takes one line. */
-#define FAIL(...) (note(__VA_ARGS__), 0)
+/* NOTE() writes a reason into WHY. FAIL() notes the reason of a failure and gives 0, so that a
+ * check takes one line. */
+#define NOTE(why, ...) snprintf(why, WHY_MAX, __VA_ARGS__)
+#define FAIL(why, ...) (NOTE(why, __VA_ARGS__), 0)
 
 /* A text that grows within SIZE bytes; add() cuts what does not fit. LEN does not count the NUL. */
 typedef struct { char *at; size_t size, len; } Text;
@@ -384,49 +377,30 @@ static void add_escaped(Text *line, Str text)
     }
 }
 
-/* Say one line, if LEVEL is asked for. */
-static void vsay(int level, Str fmt, va_list args)
+/* Log a line, if LEVEL is asked for. Returns 0, so that COMPLAIN() is as good as FAIL(). */
+PRINTF(2) static int log_line(int level, Str fmt, ...)
 {
     char text[2048], line[LOG_LINE_MAX];
     Text l = { line, sizeof line - 1, 0 };
-    if (level > settings.log_level) return;
+    va_list args;
+    if (level > settings.log_level) return 0;
     add(&l, "pashlib: ");
     if (log_state.key) {
         add(&l, "%s ", log_state.role);
         add_escaped(&l, log_state.key);
         add(&l, ": ");
     }
+    va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
     add_escaped(&l, text);
     line[l.len] = '\n';
     log_write(line, l.len + 1);
-}
-
-PRINTF(1) static void debug(Str fmt, ...)
-{
-    va_list args;
-    va_start(args, fmt);
-    vsay(LOG_DEBUG, fmt, args);
-    va_end(args);
-}
-
-PRINTF(1) static void say(Str fmt, ...)
-{
-    va_list args;
-    va_start(args, fmt);
-    vsay(LOG_INFO, fmt, args);
-    va_end(args);
-}
-
-/* Say what is wrong. Returns 0, as FAIL() does. */
-PRINTF(1) static int complain(Str fmt, ...)
-{
-    va_list args;
-    va_start(args, fmt);
-    vsay(LOG_ERROR, fmt, args);
-    va_end(args);
     return 0;
 }
+#define DEBUG(...) log_line(LOG_DEBUG, __VA_ARGS__)
+#define SAY(...) log_line(LOG_INFO, __VA_ARGS__)
+#define COMPLAIN(...) log_line(LOG_ERROR, __VA_ARGS__)
 
 /* Parse V, the value of a setting, not empty. 1: *AT is set. 0: WHY says what is wanted. */
 static int parse_flag(void *at, Str v, Why why)
@@ -485,14 +459,16 @@ static int parse_host(Host *h, Str v, Why why)
     unsigned long n;
     if (!host_port(v, h->name, &h->port))
         return FAIL(why, "\"%s\" is no HOST or HOST:PORT", v);
-    if (ip_parse(h->name, &a))
-        return ip_usable(&a) || FAIL(why, "%s is not the address of one host", h->name);
+    if (ip_parse(h->name, &a)) {
+        if (ip_usable(&a)) return 1;
+        return FAIL(why, "%s is not the address of one host", h->name);
+    }
     Str dot = strrchr(h->name, '.');
     Str last_label = dot ? dot + 1 : h->name;
-    if (!number(last_label, ULONG_MAX, &n)
-        && !h->name[strspn(h->name, NAME_CHARS)])
-        return 1;
-    return FAIL(why, "\"%s\" is no host name", h->name);
+    if (number(last_label, ULONG_MAX, &n)
+        || h->name[strspn(h->name, NAME_CHARS)])
+        return FAIL(why, "\"%s\" is no host name", h->name);
+    return 1;
 }
 
 /* V is a list of [udp:|tcp:]HOST[:PORT]. The port is 3478 (RFC 8489, 18.6) where none is named. */
@@ -500,26 +476,24 @@ static int parse_servers(void *at, Str v, Why why)
 {
     Servers *servers = at;
     char item[HOST_MAX + 16];
-    size_t len;
-    for (servers->n = 0; servers->n < SERVERS_MAX; servers->n++) {
-        Host *h = &servers->list[servers->n];
-        len = strcspn(v, ",");
+    for (Str rest = v; rest; ) {
+        size_t len = strcspn(rest, ",");
         if (len == 0 || len >= sizeof item)
             return FAIL(why, "want [udp:|tcp:]HOST[:PORT],...");
-        FORMAT(item, "%.*s", (int)len, v);
+        if (servers->n == SERVERS_MAX)
+            return FAIL(why, "want at most %d servers", SERVERS_MAX);
+        Host *h = &servers->list[servers->n];
+        FORMAT(item, "%.*s", (int)len, rest);
         h->tcp = begins_with(item, "tcp:");
         h->port = 3478;
-        servers->n_tcp += h->tcp;
         size_t scheme = h->tcp || begins_with(item, "udp:") ? 4 : 0;
         if (!parse_host(h, item + scheme, why))
             return 0;
-        if (!v[len]) {
-            servers->n++;
-            return 1;
-        }
-        v += len + 1;
+        servers->n++;
+        servers->n_tcp += h->tcp;
+        rest = rest[len] ? rest + len + 1 : NULL;
     }
-    return FAIL(why, "want at most %d servers", SERVERS_MAX);
+    return 1;
 }
 
 /* V is dir:PATH or dynamodb:TABLE. Slashes at the end of PATH are dropped: with them, lstat() would
@@ -537,22 +511,26 @@ static int parse_place(void *at, Str v, Why why)
         p->text[len] = 0;
         strcpy(p->name, p->text + 4);
         p->kind = PLACE_DIR;
-        return p->name[0] || FAIL(why, "want a PATH behind the colon");
+        if (!p->name[0])
+            return FAIL(why, "want a PATH behind the colon");
+        return 1;
     }
     if (!begins_with(v, "dynamodb:"))
         return FAIL(why, "want dir:PATH or dynamodb:TABLE");
     strcpy(p->name, v + 9);
     p->kind = PLACE_DYNAMODB;
     len = strspn(p->name, NAME_CHARS);
-    if (len >= 3 && len <= 255 && !p->name[len])
-        return 1;
-    return FAIL(why, "want a TABLE of 3 to 255 letters, digits, - _ and .");
+    if (len < 3 || len > 255 || p->name[len])
+        return FAIL(why, "want a TABLE of 3 to 255 letters, digits, - _ and .");
+    return 1;
 }
 
 static int parse_word(void *at, Str v, Why why)
 {
     *(Str *)at = v;
-    return printable(v) || FAIL(why, "want printable ASCII without blanks");
+    if (!printable(v))
+        return FAIL(why, "want printable ASCII without blanks");
+    return 1;
 }
 
 static int parse_secret(void *at, Str v, Why why)
@@ -634,7 +612,8 @@ static int settings_read(void)
             continue;
         if (strstr(t->name, "SECRET") || strstr(t->name, "TOKEN"))
             v = "(not shown)";
-        good = complain("%s is \"%s\": %s", t->name, v, why);
+        COMPLAIN("%s is \"%s\": %s", t->name, v, why);
+        good = 0;
     }
     if (!settings.region)
         settings.region = settings.default_region;
@@ -647,7 +626,7 @@ static int settings_read(void)
     FORMAT(place, "dir:%s/pashlib-%lu", tmp, (unsigned long)geteuid());
     if (parse_place(&settings.rendezvous, settings.region ? "dynamodb:rdv" : place, why))
         return good;
-    return complain("TMPDIR is \"%s\": %s", tmp, why);
+    return COMPLAIN("TMPDIR is \"%s\": %s", tmp, why);
 }
 
 /* ---- 3. clock, sockets, jobs ------------------------------------------------------------------
@@ -694,7 +673,7 @@ static int over(Deadline d)
 /* Say that WHAT failed with ERROR, and end the process, which cannot go on without it. */
 static void die(Str what, errnum error)
 {
-    complain("%s: %s", what, strerror(error));
+    COMPLAIN("%s: %s", what, strerror(error));
     _exit(1);
 }
 
@@ -762,8 +741,14 @@ PRINTF(2) static errnum traced(errnum error, Str fmt, ...)
     va_start(args, fmt);
     vsnprintf(call, sizeof call, fmt, args);
     va_end(args);
-    debug("%s: %s", call, error ? strerror(error) : "done");
+    DEBUG("%s: %s", call, error ? strerror(error) : "done");
     return error;
+}
+
+/* Returns what errno says of a system call that gave RESULT, negative if it failed. */
+static errnum error_of(long long result)
+{
+    return result < 0 ? errno : 0;
 }
 
 /* The outcome of a call that moves bytes. N: how many; ERROR: why it failed or moved nothing. */
@@ -776,7 +761,7 @@ typedef struct {
 /* Judge N, which CALL on FD has just returned, and its errno. */
 static Moved moved(Str call, int fd, ssize_t n)
 {
-    errnum error = n < 0 ? errno : 0;
+    errnum error = error_of(n);
     traced(error, "%s(%d) = %zd", call, fd, n);
     if (n > 0)
         return (Moved){ MOVED_SOME, (size_t)n, 0 };
@@ -805,7 +790,8 @@ static errnum send_message(int fd, const void *p, size_t size)
 
 static errnum set_option(int fd, int level, int option, int value)
 {
-    return setsockopt(fd, level, option, &value, sizeof value) < 0 ? errno : 0;
+    errnum error = error_of(setsockopt(fd, level, option, &value, sizeof value));
+    return traced(error, "setsockopt(%d, %d, %d, %d)", fd, level, option, value);
 }
 
 /* Make *FD a non-blocking socket for IPv6 and IPv4, or for IPv4 alone where the host has no IPv6.
@@ -817,7 +803,7 @@ static errnum socket_open(int type, int *fd)
         close_fd(fd);
     if (*fd < 0)
         *fd = socket(AF_INET, type, 0);
-    errnum error = *fd < 0 ? errno : 0;
+    errnum error = error_of(*fd);
     if (!error) set_nonblocking(*fd);
     return traced(error, "socket(%s) = %d", type == SOCK_STREAM ? "TCP" : "UDP", *fd);
 }
@@ -827,7 +813,8 @@ static errnum socket_open(int type, int *fd)
 static void reset_at_close(int fd)
 {
     struct linger at_once = { 1, 0 };
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    int failed = setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    traced(error_of(failed), "setsockopt(%d, SO_LINGER)", fd);
 }
 
 static void reset_fd(int *fd)
@@ -842,8 +829,10 @@ static Addr socket_address(int fd, KernelAddr *kernel)
 {
     socklen_t len = sizeof *kernel;
     *kernel = (KernelAddr){ 0 };
-    getsockname(fd, SOCKADDR(kernel), &len);
-    return addr_from_kernel(kernel);
+    errnum error = error_of(getsockname(fd, SOCKADDR(kernel), &len));
+    Addr a = addr_from_kernel(kernel);
+    traced(error, "getsockname(%d) = %s", fd, SHOW(&a));
+    return a;
 }
 
 /* Bind FD to PORT on all addresses; PORT 0 takes a free one. */
@@ -853,8 +842,8 @@ static errnum socket_bind(int fd, unsigned port)
     Addr a = socket_address(fd, &any);
     a.port = port;
     socklen_t len = addr_to_kernel(&a, any.ss_family, &any);
-    int failed = bind(fd, SOCKADDR(&any), len);
-    return traced(failed ? errno : 0, "bind(%d, port %u)", fd, port);
+    errnum error = error_of(bind(fd, SOCKADDR(&any), len));
+    return traced(error, "bind(%d, port %u)", fd, port);
 }
 
 /* Make *FD a socket on PORT, which it shares with other sockets of this process. After an error,
@@ -880,7 +869,7 @@ static errnum socket_connect(int fd, const Addr *to)
     socket_address(fd, &kernel);
     socklen_t len = addr_to_kernel(to, kernel.ss_family, &kernel);
     if (len)
-        error = connect(fd, SOCKADDR(&kernel), len) < 0 ? errno : 0;
+        error = error_of(connect(fd, SOCKADDR(&kernel), len));
     return traced(error, "connect(%d, %s)", fd, SHOW(to));
 }
 
@@ -892,6 +881,12 @@ static errnum socket_error(int fd)
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
         error = errno;
     return traced(error, "getsockopt(%d, SO_ERROR)", fd);
+}
+
+/* Say to the peer that nothing more comes. */
+static errnum socket_shutdown(int fd)
+{
+    return traced(error_of(shutdown(fd, SHUT_WR)), "shutdown(%d)", fd);
 }
 
 /* A job: a child process, and a stream socket that leads to it. PID 0: it does not run. */
@@ -908,7 +903,7 @@ static int job_start(Job *j, Run *run, const void *arg, Why why)
         return FAIL(why, "socketpair: %s", strerror(errno));
     pid_t child = fork();
     if (child < 0) {
-        note(why, "fork: %s", strerror(errno));
+        NOTE(why, "fork: %s", strerror(errno));
         close(pair[0]);
         close(pair[1]);
         return 0;
@@ -966,7 +961,7 @@ static void lookup_now(const Host *h, Lookup *found)
     found->list[0].port = h->port;
     if (found->n) return;
     int error = getaddrinfo(h->name, NULL, &hints, &list);
-    note(found->why, "name look-up of %s: %s", h->name,
+    NOTE(found->why, "name look-up of %s: %s", h->name,
          error ? gai_strerror(error) : "no address");
     for (int v4 = 1; v4 >= 0; v4--)
         for (struct addrinfo *i = list; i && found->n < LOOKUP_MAX; i = i->ai_next) {
@@ -1014,7 +1009,9 @@ static int stun_attribute(const byte *m, size_t len, size_t *at, Attribute *a, W
     a->size = (size_t)get(m + *at + 2, 2);
     a->value = m + *at + 4;
     *at += 4 + (a->size + 3) / 4 * 4;
-    return *at <= len || FAIL(why, "attribute 0x%04x runs past the end", a->kind);
+    if (*at > len)
+        return FAIL(why, "attribute 0x%04x runs past the end", a->kind);
+    return 1;
 }
 
 /* Decode (XOR-)MAPPED-ADDRESS (RFC 8489, 14.1 and 14.2): a zero byte, the family, the port, and 4
@@ -1029,9 +1026,10 @@ static int stun_address(const Attribute *v, const byte *xor, Addr *a, Why why)
     memcpy(a->ip, v4_prefix, 12);
     TIMES(i, n)
         a->ip[16 - n + i] = v->value[4 + i] ^ xor[i];
-    uint64_t port = get(v->value + 2, 2) ^ get(xor, 2);
-    a->port = (unsigned)port;
-    return addr_usable(a) || FAIL(why, "its address cannot be ours");
+    a->port = (unsigned)(get(v->value + 2, 2) ^ get(xor, 2));
+    if (!addr_usable(a))
+        return FAIL(why, "its address cannot be ours");
+    return 1;
 }
 
 /* Decode ERROR-CODE (RFC 8489, 14.8): two bytes, class, number, reason phrase. 1: WHY has the
@@ -1041,7 +1039,7 @@ static int stun_error_code(const Attribute *v, Why why)
     if (v->size < 4) return 0;
     int phrase = v->size > 132 ? 128 : (int)v->size - 4;
     int code = (v->value[2] & 7) * 100 + v->value[3];
-    note(why, "error %d %.*s", code, phrase, v->value + 4);
+    NOTE(why, "error %d %.*s", code, phrase, v->value + 4);
     return 1;
 }
 
@@ -1059,7 +1057,7 @@ static Stun stun_decode(const byte *m, size_t len, const byte *id, Addr *a, Why 
     memcpy(xor + 4, id, STUN_ID);
     if (len < STUN_HEADER)
         return FAIL(why, "%zu bytes are no STUN header", len);
-    unsigned type = (unsigned)get(m, 2);
+    uint64_t type = get(m, 2);
     int type_is_good = type == STUN_RESPONSE || type == STUN_ERROR_RESPONSE;
     if (!type_is_good || get(m + 2, 2) != len - STUN_HEADER
         || memcmp(m + 4, xor, sizeof xor) != 0)
@@ -1077,7 +1075,7 @@ static Stun stun_decode(const byte *m, size_t len, const byte *id, Addr *a, Why 
             has_code = stun_error_code(&v, code);
     }
     if (type == STUN_ERROR_RESPONSE) {
-        note(why, "%s", code);
+        NOTE(why, "%s", code);
         return has_code ? STUN_ERROR : STUN_DROP;
     }
     if (!has_exact && !has_plain)
@@ -1108,7 +1106,7 @@ typedef struct {
 /* Give up this address of the server with ERROR; the next one is then asked. */
 static void stun_address_failed(Query *q, errnum error)
 {
-    note(q->why, "%s", strerror(error));
+    NOTE(q->why, "%s", strerror(error));
     reset_fd(&q->fd);
     q->state = QUERY_BEGINS;
 }
@@ -1136,7 +1134,7 @@ static void stun_start(Query *q)
     const Lookup *found = &q->server->found;
     int tcp = q->server->host->tcp;
     if (found->n == 0)
-        note(q->why, "%s", found->why);
+        NOTE(q->why, "%s", found->why);
     if (q->next == found->n) {
         q->state = QUERY_FAILED;
         return;
@@ -1273,8 +1271,8 @@ static Http http_decode(Response *r, size_t len, int ended, Why why)
         if (got == HTTP_DONE)
             return http_chunks(r->body, have, 1, &r->size, why);
         if (got == HTTP_MORE && ended)
-            note(why, "the body is cut in its chunks");
-        return ended ? HTTP_BAD : got;
+            return FAIL(why, "the body is cut in its chunks");
+        return got;
     }
     Str length = http_header(m, "Content-Length:");
     if (!length) return ended ? HTTP_DONE : HTTP_MORE;
@@ -1294,7 +1292,7 @@ static Http http_decode(Response *r, size_t len, int ended, Why why)
 static int http_connect(const Lookup *to, Deadline end, int *fd, Why why)
 {
     if (!to->n)
-        note(why, "%s", to->why);
+        NOTE(why, "%s", to->why);
     TIMES(i, to->n) {
         errnum error = socket_open(SOCK_STREAM, fd);
         if (!error)
@@ -1303,38 +1301,45 @@ static int http_connect(const Lookup *to, Deadline end, int *fd, Why why)
             error = wait_for_one(*fd, POLLOUT, end) ? socket_error(*fd) : ETIMEDOUT;
         if (!error) return 1;
         close_fd(fd);
-        note(why, "%s: %s", SHOW(&to->list[i]), strerror(error));
+        NOTE(why, "%s: %s", SHOW(&to->list[i]), strerror(error));
     }
     return 0;
 }
 
-/* Send REQUEST over FD, and receive the answer into *R, a NUL behind its body. */
-static int http_exchange(int fd, Str request, Response *r, Deadline end, Why why)
+static int http_send(int fd, Str request, Deadline end, Why why)
+{
+    while (*request && !over(end)) {
+        wait_for_one(fd, POLLOUT, end);
+        Moved out = socket_send(fd, request, strlen(request), 0);
+        if (out.what == MOVED_FAILED)
+            return FAIL(why, "%s", strerror(out.error));
+        request += out.n;
+    }
+    return 1;
+}
+
+/* Receive a response into *R, with a NUL behind its body. */
+static int http_receive(int fd, Response *r, Deadline end, Why why)
 {
     size_t have = 0;
-    while (!over(end)) {
-        wait_for_one(fd, *request ? POLLOUT : POLLIN, end);
-        Moved io = *request ? socket_send(fd, request, strlen(request), 0)
-                            : socket_recv(fd, r->m + have, r->max - 1 - have);
-        if (io.what == MOVED_NOTHING) continue;
-        if (io.what == MOVED_FAILED)
-            return FAIL(why, "%s", strerror(io.error));
-        if (*request) {
-            request += io.n;
-            continue;
-        }
-        have += io.n;
-        r->m[have] = 0;
-        Http got = http_decode(r, have, io.what == MOVED_END, why);
-        if (got == HTTP_BAD) return 0;
-        if (got == HTTP_DONE) {
-            r->body[r->size] = 0;
-            return 1;
-        }
+    Http got = HTTP_MORE;
+    while (got == HTTP_MORE) {
+        if (over(end))
+            return FAIL(why, "no whole answer in time");
         if (have == r->max - 1)
             return FAIL(why, "the answer is too long");
+        wait_for_one(fd, POLLIN, end);
+        Moved in = socket_recv(fd, r->m + have, r->max - 1 - have);
+        if (in.what == MOVED_NOTHING) continue;
+        if (in.what == MOVED_FAILED)
+            return FAIL(why, "%s", strerror(in.error));
+        have += in.n;
+        r->m[have] = 0;
+        got = http_decode(r, have, in.what == MOVED_END, why);
     }
-    return FAIL(why, "no whole answer in time");
+    if (got == HTTP_BAD) return 0;
+    r->body[r->size] = 0;
+    return 1;
 }
 
 /* Send REQUEST to TO and receive the answer into *R. If not ASKED_DONE, WHY has the reason. */
@@ -1344,7 +1349,7 @@ static Asked http_ask(const Lookup *to, Str request, Response *r, Deadline end, 
     int fd;
     if (!http_connect(to, end, &fd, why))
         return ASKED_NOT_CONNECTED;
-    int done = http_exchange(fd, request, r, end, why);
+    int done = http_send(fd, request, end, why) && http_receive(fd, r, end, why);
     close_fd(&fd);
     return done ? ASKED_DONE : ASKED_NO_ANSWER;
 }
@@ -1514,7 +1519,7 @@ static Imds imds_token(const Lookup *to, Response *r, Deadline end, Why why)
         return IMDS_V1;
     int s = r->status;
     if (s != 200) {
-        note(why, "PUT /latest/api/token: status %d", s);
+        NOTE(why, "PUT /latest/api/token: status %d", s);
         return s == 401 || s == 403 || s == 404 || s == 405 || s >= 500 ? IMDS_V1 : IMDS_NEITHER;
     }
     if (r->size && strlen(r->body) == r->size && printable(r->body))
@@ -1522,8 +1527,9 @@ static Imds imds_token(const Lookup *to, Response *r, Deadline end, Why why)
     return FAIL(why, "its token is empty, or not ASCII");
 }
 
-/* GET PATH from IMDS, by IMDSv2, or by v1 if there is no token. */
-static int imds_get(Str path, Response *r, Deadline end, Why why)
+/* GET PATH from IMDS, by IMDSv2, or by v1 if there is no token. 1: the body of *R is what stands
+ * there. ABSENT: what it means if nothing does (status 404). */
+static int imds_get(Str path, Str absent, Response *r, Deadline end, Why why)
 {
     char request[IMDS_MAX + sizeof settings.imds + 256];        /* room for a token out of *R */
     Why no_token;
@@ -1540,7 +1546,13 @@ static int imds_get(Str path, Response *r, Deadline end, Why why)
     if (version == IMDS_V2)
         add(&t, "X-aws-ec2-metadata-token: %s\r\n", r->body);
     add(&t, "\r\n");
-    return http_ask(&to, request, r, end, why) == ASKED_DONE;
+    if (http_ask(&to, request, r, end, why) != ASKED_DONE)
+        return 0;
+    if (r->status == 404)
+        return FAIL(why, "%s", absent);
+    if (r->status != 200)
+        return FAIL(why, "GET %s: status %d", path, r->status);
+    return 1;
 }
 
 /* Ask IMDS for the public IPv4 address of this instance. */
@@ -1548,12 +1560,9 @@ static int imds_public_ip(Addr *a, Deadline end, Why why)
 {
     char m[IMDS_MAX];
     Response r = { m, sizeof m, 0, NULL, 0 };
-    if (!imds_get("/latest/meta-data/public-ipv4", &r, end, why))
+    if (!imds_get("/latest/meta-data/public-ipv4", "this instance has no public IPv4 address",
+                  &r, end, why))
         return 0;
-    if (r.status == 404)
-        return FAIL(why, "this instance has no public IPv4 address");
-    if (r.status != 200)
-        return FAIL(why, "GET public-ipv4: status %d", r.status);
     size_t len = strcspn(r.body, " \t\r\n");
     int alone = len + strspn(r.body + len, " \t\r\n") == r.size;
     r.body[len] = 0;
@@ -1576,22 +1585,19 @@ static void imds_job(int fd, const void *arg)
 static int creds_fetch(Creds *c, Why why)
 {
     static const char base[] = "/latest/meta-data/iam/security-credentials/";
+    static const char no_role[] = "this instance has no role";
     char m[IMDS_MAX], path[sizeof base + 128], code[64] = "none";
     Response r = { m, sizeof m, 0, NULL, 0 };
     if (settings.imds_off)
         return FAIL(why, "AWS_EC2_METADATA_DISABLED is true");
-    if (!imds_get(base, &r, after(IMDS_MS), why))
+    if (!imds_get(base, no_role, &r, after(IMDS_MS), why))
         return 0;                                               /* Each may wait 1 s for a token. */
     int role = (int)strcspn(r.body, " \t\r\n?#");
-    if (r.status == 404 || (r.status == 200 && role == 0))
-        return FAIL(why, "this instance has no role");
-    if (r.status != 200)
-        return FAIL(why, "GET %s: status %d", base, r.status);
+    if (role == 0)
+        return FAIL(why, "%s", no_role);
     FORMAT(path, "%s%.*s", base, role, r.body);
-    if (!imds_get(path, &r, after(IMDS_MS), why))
+    if (!imds_get(path, no_role, &r, after(IMDS_MS), why))
         return 0;
-    if (r.status != 200)
-        return FAIL(why, "GET %s: status %d", path, r.status);
     FIND(&r, "Code", code);
     if (!equal(code, "Success"))
         return FAIL(why, "GET %s: its Code is %s", path, code);
@@ -1677,8 +1683,8 @@ static errnum port_try(Stream *s, unsigned port)
         error = set_option(s->listener, SOL_SOCKET, SO_REUSEADDR, 1);
     if (!error)
         error = socket_bind(s->listener, port);
-    if (!error && listen(s->listener, 128) < 0)
-        error = errno;
+    if (!error)
+        error = traced(error_of(listen(s->listener, 128)), "listen(%d)", s->listener);
     if (!error)
         error = socket_open(SOCK_DGRAM, &s->udp);
     if (error) return error;
@@ -1782,7 +1788,7 @@ static void decide_by_fallback(Discovery *d, Stream *s, int stun_over)
             d->imds_asked = 1;
             d->imds_end = after(IMDS_MS);
             if (settings.imds_off)
-                note(d->imds.why, "AWS_EC2_METADATA_DISABLED is true");
+                NOTE(d->imds.why, "AWS_EC2_METADATA_DISABLED is true");
             else
                 job_start(&d->imds_job, imds_job, &d->imds_end, d->imds.why);
         }
@@ -1793,35 +1799,38 @@ static void decide_by_fallback(Discovery *d, Stream *s, int stun_over)
     }
 }
 
+/* Returns the first of S's queries over TCP (TCP 1) or UDP (0) that has an answer, else NULL.
+ * *OPEN is set to 1 if there is one that may still get an answer. */
+static Query *answer_by(const Discovery *d, const Stream *s, int tcp, int *open)
+{
+    Query *answered = NULL;
+    FOR_EACH(Query, q, s->queries, d->n_servers) {
+        if (q->server->host->tcp != tcp)
+            continue;
+        if (q->state == QUERY_ANSWERED && !answered)
+            answered = q;
+        if (q->state < QUERY_ANSWERED) *open = 1;
+    }
+    return answered;
+}
+
 /* Decide on the external address of S, if the time has come. TCP's answer counts before UDP's,
  * since it is exact. Its connection stays open until the stream's own is made: otherwise the
  * mapping could go. */
 static void discovery_decide(Discovery *d, Stream *s)
 {
-    Query *best = NULL;
-    int waits = 0, waits_tcp = 0;
-    FOR_EACH(Query, q, s->queries, d->n_servers) {
-        int tcp = q->server->host->tcp;
-        if (q->state == QUERY_ANSWERED
-            && (!best || (tcp && !best->server->host->tcp)))
-            best = q;
-        if (q->state == QUERY_ANSWERED || q->state == QUERY_FAILED)
-            continue;
-        waits++;
-        waits_tcp += tcp;
-    }
-    int stun_over = over(d->end) || !waits;
-    int best_is_tcp = best && best->server->host->tcp;
-    int good_enough = best_is_tcp || (best && !waits_tcp);
-    if (!good_enough && !stun_over && !over(d->head))
-        return;
-    if (!best)
+    int udp_open = 0, tcp_open = 0;
+    Query *by_udp = answer_by(d, s, 0, &udp_open);
+    Query *by_tcp = answer_by(d, s, 1, &tcp_open);
+    int stun_over = over(d->end) || (!udp_open && !tcp_open);
+    if (by_tcp) {
+        set_external(s, SOURCE_STUN, &by_tcp->mapped, by_tcp->mapped.port);
+        s->stun = by_tcp->fd;
+        by_tcp->fd = -1;
+    } else if (by_udp && (!tcp_open || stun_over || over(d->head)))
+        set_external(s, SOURCE_STUN, &by_udp->mapped, by_udp->mapped.port);
+    else if (stun_over || over(d->head))
         decide_by_fallback(d, s, stun_over);
-    else
-        set_external(s, SOURCE_STUN, &best->mapped, best->mapped.port);
-    if (!best_is_tcp) return;
-    s->stun = best->fd;
-    best->fd = -1;
 }
 
 static struct pollfd watch_job(const Job *j)
@@ -1834,7 +1843,7 @@ static void discovery_take(Job *j, const struct pollfd *f, void *p, size_t size,
 {
     if (!f->revents) return;
     if (!job_read(j->fd, p, size))
-        note(why, "its job died");
+        NOTE(why, "its job died");
     job_end(j);
 }
 
@@ -1878,7 +1887,7 @@ static void discovery_turn(Discovery *d)
             stun_event(&d->queries[i]);
     if (!d->imds_job.pid || !over(d->imds_end))
         return;
-    note(d->imds.why, "%s: no answer within 2 s", settings.imds.authority);
+    NOTE(d->imds.why, "%s: no answer within 2 s", settings.imds.authority);
     job_end(&d->imds_job);
 }
 
@@ -1908,20 +1917,20 @@ static void discovery_say(Discovery *d, const Stream *s)
     Str local = SHOW(&s->local), outer = SHOW(&s->external);
     Why why;
     if (s->source == SOURCE_STUN) {
-        say("STUN discovery succeeded - local_addr: %s external_addr: %s", local, outer);
+        SAY("STUN discovery succeeded - local_addr: %s external_addr: %s", local, outer);
         if (settings.stun.n_tcp && s->stun < 0)
-            say("no tcp: server answered in time: TCP may have another address");
+            SAY("no tcp: server answered in time: TCP may have another address");
         return;
     }
     stun_reasons(d, s, why);
-    say("STUN discovery failed: %s", why);
-    say("Using fallback address resolution...");
+    SAY("STUN discovery failed: %s", why);
+    SAY("Using fallback address resolution...");
     if (d->imds.n)
-        say("AWS metadata service returned public IP: %s", SHOW(&d->imds.list[0]));
+        SAY("AWS metadata service returned public IP: %s", SHOW(&d->imds.list[0]));
     else if (d->imds.why[0])
-        say("AWS metadata query failed: %s", d->imds.why);
+        SAY("AWS metadata query failed: %s", d->imds.why);
     d->imds = (Lookup){ 0 };
-    say("Fallback succeeded - local_addr: %s external_addr: %s", local, outer);
+    SAY("Fallback succeeded - local_addr: %s external_addr: %s", local, outer);
 }
 
 /* Begin to look up the servers and to fetch the credentials, and take a port for each stream. */
@@ -2007,11 +2016,11 @@ static int discover(Stream *s, int n, int mapping, Creds *creds)
     d.queries = allocate(d.n_queries + 1, sizeof *d.queries);
     d.fds = allocate(d.n_queries + AT_QUERIES, sizeof *d.fds);
     if (!discovery_begin(&d, why))
-        return complain("%s", why);
+        return COMPLAIN("%s", why);
     while (discovery_waits(&d, mapping)) {
         if (over(d.head) && !said) {
             said = 1;
-            say("waiting for %s", d.n_servers ? "STUN or IMDS" : "IMDS");
+            SAY("waiting for %s", d.n_servers ? "STUN or IMDS" : "IMDS");
         }
         discovery_turn(&d);
     }
@@ -2214,13 +2223,17 @@ static int dir_make(Str path, Why why)
     struct stat st;
     if (mkdir(path, 0700) < 0 && errno != EEXIST)
         return FAIL(why, "mkdir %.300s: %s", path, strerror(errno));
-    if (lstat(path, &st) < 0)
-        return errno == ENOENT || FAIL(why, "%.300s: %s", path, strerror(errno));
+    errnum error = error_of(lstat(path, &st));
+    if (error == ENOENT) return 1;
+    if (error)
+        return FAIL(why, "%.300s: %s", path, strerror(error));
     if (!S_ISDIR(st.st_mode))
         return FAIL(why, "%.300s is not a directory", path);
     if (st.st_uid != geteuid())
         return FAIL(why, "%.300s belongs to another user", path);
-    return !(st.st_mode & 022) || FAIL(why, "%.300s can be written by others", path);
+    if (st.st_mode & 022)
+        return FAIL(why, "%.300s can be written by others", path);
+    return 1;
 }
 
 /* Read the registration in the file PATH into TEXT (REGISTRATION_MAX + 1 bytes). A file that cannot
@@ -2255,7 +2268,7 @@ static int dir_register(Rdv *r, Why why)
         if (!error && rename(r->new_file, r->file) < 0)
             error = errno;
         if (!error) return 1;
-        note(why, "%.300s: %s", r->file, strerror(error));
+        NOTE(why, "%.300s: %s", r->file, strerror(error));
         if (unlink(r->new_file) == 0 || errno != ENOENT) return 0;
     }
     return FAIL(why, "%.300s is removed again and again", r->dir);
@@ -2353,7 +2366,7 @@ static Request dynamo_error(Rdv *r, Str op, const Response *a, Why why)
     if (!FIND(a, "message", text))
         FIND(a, "Message", text);
     Str hash = strchr(type, '#'), name = hash ? hash + 1 : type;
-    note(why, *name ? "%s: status %d %.100s: %s" : "%s: status %d", op, a->status, name, text);
+    NOTE(why, *name ? "%s: status %d %.100s: %s" : "%s: status %d", op, a->status, name, text);
     if (equal(name, "ConditionalCheckFailedException")) {
         r->theirs[0] = 0;
         return REQUEST_DONE;
@@ -2445,44 +2458,47 @@ typedef struct {
     Why why;                      /* of NEWS_FAILED */
 } News;
 
-/* Tell FD the outcome of a look. If nobody reads it, poll() will say so. */
-static void rdv_tell(const Rdv *r, int fd, News *news, Request got)
+/* Tell FD the peer's registration. If nobody reads it, poll() will say so. */
+static void rdv_tell(const Rdv *r, int fd, News *news)
 {
     size_t len = strlen(r->theirs);
     news->local = registration_get(r->theirs, len, "local_addr");
     news->external = registration_get(r->theirs, len, "external_addr");
     news->what = news->local.port || news->external.port ? NEWS_PEER : NEWS_ABSENT;
-    if (got == REQUEST_FAILED) news->what = NEWS_FAILED;
-    send(fd, news, sizeof *news, MSG_NOSIGNAL);
+    socket_send(fd, news, sizeof *news, 0);
 }
 
-/* Register, and look until the stream's process ends or closes FD. 1: there may be something to
- * withdraw. */
+/* Register, and look until the stream's process ends or closes FD, or a request fails for good. 1:
+ * there may be something to withdraw. */
 static int rdv_meet(Rdv *r, int fd)
 {
     int is_dir = settings.rendezvous.kind == PLACE_DIR;
-    int pause_ms = is_dir ? 14 : 34, longest_ms = is_dir ? 200 : 1000;
+    int pause_ms = is_dir ? 20 : 50, longest_ms = is_dir ? 200 : 1000;
     int registered = 0;
     char last[sizeof r->theirs];
     Why trouble = "";
     News news = { .why = "" };
-    do {
+    for (;;) {
         strcpy(last, r->theirs);
         Request got = rdv_turn(r, registered, news.why);
-        news.was_there = !registered;
-        int changed = !registered || !equal(last, r->theirs);
-        if (got == REQUEST_FAILED || (got == REQUEST_DONE && changed))
-            rdv_tell(r, fd, &news, got);
         if (got == REQUEST_FAILED) break;
-        if (got == REQUEST_DONE) registered = 1;
-        else if (!equal(trouble, news.why)) {
+        if (got == REQUEST_AGAIN && !equal(trouble, news.why)) {
             strcpy(trouble, news.why);
-            say("%s: %s: trying again", settings.rendezvous.text, trouble);
+            SAY("%s: %s: trying again", settings.rendezvous.text, trouble);
         }
+        if (got == REQUEST_DONE && !(registered && equal(last, r->theirs))) {
+            news.was_there = !registered;
+            registered = 1;
+            rdv_tell(r, fd, &news);
+        }
+        if (wait_for_one(fd, POLLIN, after(pause_ms)))
+            return registered || trouble[0];
         pause_ms += pause_ms / 2;
         if (pause_ms > longest_ms)
             pause_ms = longest_ms;
-    } while (!wait_for_one(fd, POLLIN, after(pause_ms)));
+    }
+    news.what = NEWS_FAILED;
+    socket_send(fd, &news, sizeof news, 0);
     return registered || trouble[0];
 }
 
@@ -2514,7 +2530,7 @@ static void rdv_run(int fd, const Stream *s, const Creds *creds)
         wait_for(NULL, 0, sooner(end, after(RETRY_MS)));
     }
     if (got != REQUEST_DONE)
-        complain("withdrawing the registration: %s", why);
+        COMPLAIN("withdrawing the registration: %s", why);
 }
 
 /* ---- 9. connect: the hole punch and the handshake ---------------------------------------------
@@ -2626,7 +2642,7 @@ static void conn_drop(Punch *p, Conn *c, Outcome what, Str why, long long pause_
 /* Give up C, whose handshake failed. A target's pauses grow. */
 static void conn_failed(Punch *p, Conn *c, Str why)
 {
-    debug("no handshake with %s: %s", SHOW(&c->with), why);
+    DEBUG("no handshake with %s: %s", SHOW(&c->with), why);
     conn_drop(p, c, TRIED_UNPROVEN, why, c->backoff_ms);
     c->backoff_ms *= 2;
     if (c->backoff_ms > BACKOFF_MAX_MS)
@@ -2684,7 +2700,7 @@ static void conn_up(Punch *p, Conn *c)
 
 static void conn_choose(Punch *p, Conn *c)
 {
-    say("connected to node %u at %s", p->s->peer, SHOW(&c->with));
+    SAY("connected to node %u at %s", p->s->peer, SHOW(&c->with));
     p->chosen = c->fd;
     p->state = PUNCH_CONNECTED;
     c->fd = -1;
@@ -2708,11 +2724,11 @@ static void conn_proof(Punch *p, Conn *c)
     byte m[HASH];
     c->state = CONN_GO;
     proof(p->s->key, c->in, c->mine, m);
+    int same_roles = c->mine[8] == c->in[8];
     if (!same_in_constant_time(m, c->in + HELLO))
         conn_failed(p, c, "it does not know the key");
-    else if (c->mine[8] == c->in[8])
-        {                                                       /* the roles */
-        note(p->why, "both ends %s", p->s->sends ? "send" : "receive");
+    else if (same_roles) {
+        NOTE(p->why, "both ends %s", p->s->sends ? "send" : "receive");
         p->state = PUNCH_FAILED;
     } else if (p->s->me > p->s->peer)
         c->end = never();
@@ -2723,35 +2739,43 @@ static void conn_proof(Punch *p, Conn *c)
     }
 }
 
-/* Take what poll() reports for C: it is connected, or what it awaits has come. The bytes after GO
- * are not ours to read. */
-static void conn_event(Punch *p, Conn *c)
+/* What C awaits has come whole. */
+static void conn_message(Punch *p, Conn *c)
 {
-    errnum error = c->state == CONN_CONNECTS ? socket_error(c->fd) : 0;
+    if (c->state == CONN_HELLO)
+        conn_hello(p, c);
+    else if (c->state == CONN_PROOF)
+        conn_proof(p, c);
+    else if (c->in[HELLO + HASH] == 'G')
+        conn_choose(p, c);
+    else conn_failed(p, c, "it sent no GO");
+}
+
+/* Take what poll() reports for C, which is connected: a part of what it awaits. The bytes after GO
+ * are not ours to read. */
+static void conn_read(Punch *p, Conn *c)
+{
+    size_t want = HELLO;
+    if (c->state >= CONN_PROOF) want += HASH;
+    if (c->state == CONN_GO) want++;
+    Moved in = socket_recv(c->fd, c->in + c->have, want - c->have);
+    c->have += in.n;
+    if (in.what == MOVED_END)
+        conn_failed(p, c, "it closed the connection");
+    if (in.what == MOVED_FAILED)
+        conn_failed(p, c, strerror(in.error));
+    if (in.what == MOVED_SOME && c->have == want)
+        conn_message(p, c);
+}
+
+/* Take the outcome of a connect() that was in progress. */
+static void target_event(Punch *p, Conn *c)
+{
+    errnum error = socket_error(c->fd);
     if (error)
         target_failed(p, c, error);
-    else if (c->state == CONN_CONNECTS)
+    else
         conn_up(p, c);
-    while (c->state >= CONN_HELLO && p->state == PUNCH_GOES_ON) {
-        size_t want = HELLO;
-        if (c->state >= CONN_PROOF) want += HASH;
-        if (c->state == CONN_GO) want++;
-        Moved in = socket_recv(c->fd, c->in + c->have, want - c->have);
-        c->have += in.n;
-        if (in.what == MOVED_NOTHING) return;
-        if (in.what == MOVED_END)
-            conn_failed(p, c, "it closed the connection");
-        else if (in.what == MOVED_FAILED)
-            conn_failed(p, c, strerror(in.error));
-        else if (c->have < want) continue;
-        else if (c->state == CONN_HELLO)
-            conn_hello(p, c);
-        else if (c->state == CONN_PROOF)
-            conn_proof(p, c);
-        else if (c->in[HELLO + HASH] == 'G')
-            conn_choose(p, c);
-        else conn_failed(p, c, "it sent no GO");
-    }
 }
 
 /* 1: if there are too many, A is dropped before B: strangers go first, then those that have proven
@@ -2786,7 +2810,7 @@ static void punch_accept(Punch *p)
     KernelAddr kernel = { 0 };
     socklen_t len = sizeof kernel;
     int fd = accept(p->s->listener, SOCKADDR(&kernel), &len);
-    errnum error = traced(fd < 0 ? errno : 0, "accept(%d) = %d", p->s->listener, fd);
+    errnum error = traced(error_of(fd), "accept(%d) = %d", p->s->listener, fd);
     if (error && !is_transient(error) && error != ECONNABORTED)
         wait_for(NULL, 0, after(TENTH_MS));         /* no descriptor was free: do not spin */
     if (error) return;
@@ -2829,7 +2853,7 @@ static void punch_peer(Punch *p, const News *news)
     p->peer = *news;
     p->began = after(0);
     p->limit = after(news->was_there ? settings.peer_ms : settings.connect_ms);
-    say("connecting from %s to %s", SHOW(&p->s->external),
+    SAY("connecting from %s to %s", SHOW(&p->s->external),
         SHOW(news->external.port ? &news->external : &news->local));
     target_add(p, news->external);
     target_add(p, news->local);
@@ -2842,15 +2866,15 @@ static void punch_news(Punch *p)
 {
     News news;
     if (!job_read(p->rdv, &news, sizeof news)) {
-        note(p->why, "its rendezvous process died");
+        NOTE(p->why, "its rendezvous process died");
         p->state = PUNCH_FAILED;
     } else if (news.what == NEWS_FAILED) {
-        note(p->why, "rendezvous %.99s: %s", settings.rendezvous.text, news.why);
+        NOTE(p->why, "rendezvous %.99s: %.390s", settings.rendezvous.text, news.why);
         p->state = PUNCH_FAILED;
     } else if (news.what == NEWS_PEER)
         punch_peer(p, &news);
     else if (p->peer.what == NEWS_ABSENT)
-        say("waiting for node %u at %s", p->s->peer, settings.rendezvous.text);
+        SAY("waiting for node %u at %s", p->s->peer, settings.rendezvous.text);
     else if (p->peer.was_there) {
         p->limit.ms = p->began.ms + settings.connect_ms;
         if (ms_left(p->limit) < GRACE_MS)
@@ -2909,23 +2933,31 @@ static void punch_timed_out(Punch *p)
         add(&t, "%s", hints[p->s->mapping]);
 }
 
-/* Try the targets that are due, and set FDS to what is waited for. Returns when something is due
- * next; *LIMIT: when time is over. */
-static Deadline punch_wants(Punch *p, struct pollfd *fds, Deadline *limit)
+/* Returns when time is over: where GO is awaited, the lower node may decide for a while longer. */
+static Deadline punch_limit(const Punch *p)
 {
-    Deadline next = never();
+    Deadline limit = p->limit;
+    FOR_EACH(const Conn, c, p->conns, CONNS_MAX)
+        if (c->state == CONN_GO)
+            limit.ms = p->limit.ms + GRACE_MS;
+    return limit;
+}
+
+/* Try the targets that are due, and set FDS to what is waited for. Returns when something is due
+ * next. */
+static Deadline punch_wants(Punch *p, struct pollfd *fds)
+{
+    Deadline next = punch_limit(p);
     int late = over(p->limit);
-    *limit = p->limit;
     TIMES(i, CONNS_MAX) {
         Conn *c = &p->conns[i];
         while (c->state == CONN_PAUSES && over(c->end) && !late)
             target_try(p, c);
         short events = c->state == CONN_CONNECTS ? POLLOUT : POLLIN;
         fds[AT_CONNS + i] = watch(c->fd, events);
-        if (c->state > CONN_PAUSES || (c->state == CONN_PAUSES && !late))
+        int rests = c->state == CONN_FREE || (c->state == CONN_PAUSES && late);
+        if (!rests)
             next = sooner(next, c->end);
-        if (c->state == CONN_GO)                   /* the lower node may decide until it gives up */
-            limit->ms = p->limit.ms + GRACE_MS;
     }
     return next;
 }
@@ -2936,22 +2968,24 @@ static void punch_turn(Punch *p)
     struct pollfd fds[AT_CONNS + CONNS_MAX] = { [AT_RDV] = watch(p->rdv, POLLIN),
                                [AT_LISTENER] = watch(p->s->listener, POLLIN),
                                [AT_STUN] = watch(p->s->stun, POLLIN) };
-    Deadline limit, next = punch_wants(p, fds, &limit);
-    if (over(limit)) {
+    if (over(punch_limit(p))) {
         punch_timed_out(p);
         return;
     }
-    wait_for(fds, COUNT(fds), sooner(next, limit));
+    Deadline next = punch_wants(p, fds);
+    wait_for(fds, COUNT(fds), next);
     for (int i = 0; i < CONNS_MAX && p->state == PUNCH_GOES_ON; i++) {
         Conn *c = &p->conns[i];
-        if (fds[AT_CONNS + i].revents)
-            conn_event(p, c);
+        if (fds[AT_CONNS + i].revents && c->state == CONN_CONNECTS)
+            target_event(p, c);
+        else if (fds[AT_CONNS + i].revents)
+            conn_read(p, c);
         else if (c->state > CONN_PAUSES && over(c->end))
             conn_failed(p, c, "it did not complete the handshake in time");
     }
     if (p->state != PUNCH_GOES_ON) return;
     if (fds[AT_STUN].revents) {
-        say("the STUN server closed the connection that kept %s: the NAT may give "
+        SAY("the STUN server closed the connection that kept %s: the NAT may give "
             "another port now", SHOW(&p->s->external));
         reset_fd(&p->s->stun);
     }
@@ -3003,8 +3037,8 @@ static int punch(Stream *s, int rdv, int *sock, Why why)
 #define SAID_GONE UINT64_MAX
 typedef unsigned long long bytes;           /* printf has a short name for it, unlike uint64_t */
 
-/* How a transfer ended. GONE: the reader of the output went away. */
-typedef enum { ENDED_FAILED, ENDED_GONE, ENDED_WHOLE } Ended;
+/* How a transfer ended. GONE: the reader of the output went away. NOT: it goes on. */
+typedef enum { ENDED_FAILED, ENDED_GONE, ENDED_WHOLE, ENDED_NOT } Ended;
 
 /* The reader of frames: HAVE bytes of a header have come; LEFT bytes of the frame are to come. */
 typedef struct { byte head[12]; size_t have, left; } Frames;
@@ -3112,7 +3146,7 @@ static void path_job(int sock, const void *arg)
     const Stream *s = arg;
     int flags = s->sends ? O_RDONLY : O_WRONLY | O_CREAT | O_TRUNC;
     int fd = open(s->path, flags | O_NOCTTY, 0666);
-    errnum error = fd < 0 ? errno : 0;
+    errnum error = error_of(fd);
     Parcel p;
     parcel_begin(&p, fd);
     p.error = error;
@@ -3294,15 +3328,15 @@ static int send_stream(Flow *f, Why why)
     if (send_frames(f, why) == ENDED_FAILED) return 0;
     bytes said = get(f->answer, 8), sent = f->total - unsent(f);
     if (said == SAID_GONE) {
-        say("node %u needs no more: its reader went away", f->s->peer);
-        shutdown(f->sock, SHUT_WR);
+        SAY("node %u needs no more: its reader went away", f->s->peer);
+        socket_shutdown(f->sock);
         /* A writer that has yet to open our FIFO gets SIGPIPE, too. */
         while (f->opening.pid && !wait_for_one(f->fd, POLLIN, never()))
             continue;
     } else if (!f->at_end || frame_pending(f) || said != f->total)
         return FAIL(why, "node %u has %llu bytes of %llu: output is incomplete", f->s->peer, said,
                     sent);
-    say("sent %llu bytes", sent);
+    SAY("sent %llu bytes", sent);
     return 1;
 }
 
@@ -3383,7 +3417,7 @@ static void receiver_wait(Flow *f, struct pollfd *fds)
     f->slow = wait_for(fds, 2, end) == 0;
 }
 
-/* Write what is in the buffer, or move what is at the socket. ENDED_WHOLE: go on. */
+/* Write what is in the buffer, or move what is at the socket. */
 static Ended receiver_write(Flow *f, Why why)
 {
     size_t copied = f->have - f->done, n = copied < f->write_max ? copied : f->write_max;
@@ -3408,49 +3442,58 @@ static Ended receiver_write(Flow *f, Why why)
     /* If nothing moved although the awaited end was ready, the other end was not. */
     int other_lacks = !copied && out.what == MOVED_NOTHING && f->waits == FOR_SOCKET;
     f->waits = f->done < f->have || other_lacks ? FOR_OUTPUT : FOR_SOCKET;
-    return ENDED_WHOLE;
+    return ENDED_NOT;
 }
 
-/* Take what has come: bytes for the buffer, or the header of a frame that is moved. */
+/* Take what has come: bytes for the buffer, or the header of a frame that is moved. A lost
+ * connection is FRAMES_BAD here, too. */
 static FramesGot receiver_read(Flow *f, Why why)
 {
     f->done = 0;
     f->have = 0;
     FramesGot got = frames_read(&f->in, f->sock, f->buf, PASHLIB_BUFFER,
                                 &f->have, why);
-    if (got == FRAMES_LOST)
-        connection_lost(f, why);
     if (f->have)
         f->waits = FOR_OUTPUT;
-    return got;
+    if (got != FRAMES_LOST) return got;
+    connection_lost(f, why);
+    return FRAMES_BAD;
+}
+
+/* While the path is being opened: take it, or see that the connection has ended. */
+static int receiver_opens(Flow *f, const struct pollfd *fds, Why why)
+{
+    if (fds[1].revents)
+        return path_opened(f, why);
+    if (!fds[0].revents) return 1;
+    connection_lost(f, why);
+    return 0;
 }
 
 /* Carry what comes over the socket to the output. */
 static Ended recv_frames(Flow *f, Why why)
 {
     FramesGot got = FRAMES_NOTHING;
-    Ended how = ENDED_WHOLE;
     struct pollfd fds[2];
-    while (got >= FRAMES_NOTHING && got != FRAMES_END && how == ENDED_WHOLE) {
+    while (got != FRAMES_END) {
         receiver_wait(f, fds);
-        int from_socket = fds[0].revents, from_output = fds[1].revents;
-        int moves = f->fast && f->in.left;
         errnum error = receiver_lives(f);
         if (error)
             return connection_failed(f, error, why);
-        if (f->opening.pid && from_output) {
-            if (!path_opened(f, why)) return ENDED_FAILED;
-        } else if (f->opening.pid && from_socket)
-            return connection_lost(f, why);
-        else if (from_output && f->waits == FOR_SOCKET)
+        if (f->opening.pid) {
+            if (!receiver_opens(f, fds, why)) return ENDED_FAILED;
+            continue;
+        }
+        int moves = fds[0].revents && f->fast && f->in.left;
+        if (fds[1].revents && f->waits == FOR_SOCKET)
             return ENDED_GONE;
-        else if (from_output || (from_socket && moves))
-            how = receiver_write(f, why);
-        else if (from_socket)
+        if (fds[1].revents || moves) {
+            Ended how = receiver_write(f, why);
+            if (how != ENDED_NOT) return how;
+        } else if (fds[0].revents)
             got = receiver_read(f, why);
+        if (got == FRAMES_BAD) return ENDED_FAILED;
     }
-    if (got < FRAMES_NOTHING) return ENDED_FAILED;
-    if (how != ENDED_WHOLE) return how;
     bytes total = get(f->in.head + 4, 8);
     if (total == f->total) return ENDED_WHOLE;
     return FAIL(why, "received %llu bytes of %llu: output is incomplete",
@@ -3464,16 +3507,18 @@ static void receiver_finish(int sock, uint64_t said)
     Deadline end = after(FINISH_MS);
     char rest[4096];
     struct pollfd one = watch(sock, POLLIN);
-    Moved in = { MOVED_NOTHING, 0, 0 };
-    if (tell(sock, said) != 0 || shutdown(sock, SHUT_WR) < 0)
+    Moved in = { MOVED_SOME, 0, 0 };
+    if (tell(sock, said) != 0 || socket_shutdown(sock) != 0)
         in.what = MOVED_FAILED;
-    while (in.what >= MOVED_NOTHING && !over(end)) {
+    while (!over(end)) {
+        if (in.what == MOVED_FAILED || in.what == MOVED_END)
+            break;
         if (poll(&one, 1, ms_left(end)) < 0 && errno != EINTR)
             break;
         in = socket_recv(sock, rest, sizeof rest);
     }
     if (in.what != MOVED_END)
-        say("the sender has not confirmed that it knows of the end");
+        SAY("the sender has not confirmed that it knows of the end");
 }
 
 static int recv_stream(Flow *f, Why why)
@@ -3486,8 +3531,8 @@ static int recv_stream(Flow *f, Why why)
     if (how == ENDED_FAILED) return 0;
     receiver_finish(f->sock, how == ENDED_GONE ? SAID_GONE : f->total);
     if (how == ENDED_GONE)
-        say("the reader of %s went away", f->s->path);
-    say("received %llu bytes", f->total);
+        SAY("the reader of %s went away", f->s->path);
+    SAY("received %llu bytes", f->total);
     return 1;
 }
 
@@ -3506,7 +3551,7 @@ static int transfer(const Stream *s, int fd, int sock, Why why)
             return 0;
         f.fd = f.opening.fd;
         if (!wait_for_one(f.fd, POLLIN, after(FIFO_MS)))
-            say("waiting for the other end of %s", s->path);
+            SAY("waiting for the other end of %s", s->path);
     }
 #ifdef TCP_USER_TIMEOUT
     if (!s->sends)
@@ -3530,7 +3575,7 @@ static int printed(void)
 {
     if (fflush(stdout) == 0 && !ferror(stdout))
         return EXIT_SUCCESS;
-    complain("standard output: %s", strerror(errno));
+    COMPLAIN("standard output: %s", strerror(errno));
     return EXIT_FAILURE;
 }
 
@@ -3557,7 +3602,7 @@ static int node_parse(const Stream *s, Str name, Str word, unsigned *node)
 {
     unsigned long n;
     if (!number(word, INT_MAX, &n))
-        return complain("%s %s: %s is \"%s\": want a number, 0 to %d", s->role, s->key, name, word,
+        return COMPLAIN("%s %s: %s is \"%s\": want a number, 0 to %d", s->role, s->key, name, word,
                       INT_MAX);
     *node = (unsigned)n;
     return 1;
@@ -3572,18 +3617,18 @@ static int stream_parse(Stream *s, char *const *word)
                    .path = word[4] ? word[4] : "-",
                    .listener = -1, .udp = -1, .stun = -1 };
     if (!s->sends && !equal(s->role, "recv"))
-        return complain("\"%s\" is not send or recv", s->role);
+        return COMPLAIN("\"%s\" is not send or recv", s->role);
     if (!*s->key || strlen(s->key) > NAME_LEN
         || strchr(s->key, '*'))
-        return complain("KEY is \"%s\": want 1 to %d bytes, no *", s->key, NAME_LEN);
+        return COMPLAIN("KEY is \"%s\": want 1 to %d bytes, no *", s->key, NAME_LEN);
     if (!node_parse(s, "ME", word[2], &s->me))
         return 0;
     if (!node_parse(s, "PEER", word[3], &s->peer))
         return 0;
     if (s->me == s->peer)
-        return complain("%s %s: ME and PEER are both %u", s->role, s->key, s->me);
+        return COMPLAIN("%s %s: ME and PEER are both %u", s->role, s->key, s->me);
     if (!*s->path)
-        return complain("%s %s: PATH is empty", s->role, s->key);
+        return COMPLAIN("%s %s: PATH is empty", s->role, s->key);
     /* A child has other files under these names; see let_go(). */
     if (equal(s->path, s->sends ? "/dev/stdin" : "/dev/stdout"))
         s->path = "-";
@@ -3599,7 +3644,7 @@ static int stream_split(Stream *s, char *text)
     for (int i = 1; i < STREAM_WORDS; i++) {
         char *star = strchr(word[i - 1], '*');
         if (!star)
-            return complain("\"%s\" is no (send|recv)*KEY*ME*PEER*PATH", text);
+            return COMPLAIN("\"%s\" is no (send|recv)*KEY*ME*PEER*PATH", text);
         word[i] = star + 1;
     }
     for (int i = 1; i < STREAM_WORDS; i++)
@@ -3607,62 +3652,36 @@ static int stream_split(Stream *s, char *text)
     return stream_parse(s, word);
 }
 
-/* 1: TEXT is UTF-8: each character has its shortest form, and none is a surrogate (RFC 3629, 3). */
-static int is_utf8(Str text)
-{
-    const byte *p = (const byte *)text;
-    while (*p) {
-        char shortest[4];
-        size_t n = 0;                       /* leading ones of the first byte */
-        while (*p & 0x80 >> n) n++;
-        if (n > 4) return 0;
-        long c = *p & 0x7f >> n;
-        for (size_t i = 1; i < n; i++) {
-            if ((p[i] & 0xc0) != 0x80) return 0;
-            c = c << 6 | (p[i] & 0x3f);
-        }
-        if (n == 0) n = 1;
-        if (c > 0x10ffff || c >> 11 == 0xd800 >> 11)
-            return 0;
-        if (utf8_encode(c, shortest) != n || memcmp(shortest, p, n) != 0)
-            return 0;
-        p += n;
-    }
-    return 1;
-}
-
-/* Check what DynamoDB needs: a region, an http:// endpoint (set here from the region, if it is
- * unset), both keys or neither, and names that JSON can hold. AWS offers DynamoDB over HTTP in two
- * partitions. 0: the log says what is missing. */
-static int dynamodb_check(const Stream *streams, int n)
+/* Check what the rendezvous needs. A directory needs nothing; DynamoDB needs a region, an http://
+ * endpoint (set here from the region, if it is unset), and both keys or neither. AWS offers
+ * DynamoDB over HTTP in two partitions. 0: the log says what is missing. */
+static int rendezvous_check(void)
 {
     Place *place = &settings.rendezvous;
     Url *url = &settings.dynamodb;
     Str region = settings.region;
     char text[HOST_MAX];
     Why why;
+    if (place->kind == PLACE_DIR) return 1;
     if (!region)
-        return complain("%s: neither AWS_REGION nor AWS_DEFAULT_REGION is set", place->text);
+        return COMPLAIN("%s: neither AWS_REGION nor AWS_DEFAULT_REGION is set", place->text);
     if (region[strspn(region, NAME_CHARS)] || strlen(region) > 63)
-        return complain("region %s is none", region);
+        return COMPLAIN("region %s is none", region);
     if (url->scheme == URL_UNSET) {
         if (strstr(region, "-iso") || begins_with(region, "eusc-"))
-            return complain("region %s: set AWS_ENDPOINT_URL_DYNAMODB, to an http:// "
+            return COMPLAIN("region %s: set AWS_ENDPOINT_URL_DYNAMODB, to an http:// "
                             "endpoint", region);
         Str suffix = begins_with(region, "cn-") ? ".cn" : "";
         FORMAT(text, "http://dynamodb.%s.amazonaws.com%s", region, suffix);
         if (!parse_url(url, text, why))
-            return complain("region %s: %s", region, why);
+            return COMPLAIN("region %s: %s", region, why);
     }
     if (url->scheme == URL_HTTPS)
-        return complain("endpoint https://%s: no TLS here, only signed requests over http://; "
+        return COMPLAIN("endpoint https://%s: no TLS here, only signed requests over http://; "
                       "see README", url->authority);
     if (!settings.creds.id[0] != !settings.creds.secret[0])
-        return complain("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: only the %s is set",
+        return COMPLAIN("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: only the %s is set",
                         settings.creds.id[0] ? "former" : "latter");
-    FOR_EACH(const Stream, s, streams, n)
-        if (!is_utf8(s->key))
-            return complain("KEY \"%s\" is not UTF-8", s->key);
     FORMAT(place->text, "dynamodb:%.255s (%.63s)", place->name, region);
     return 1;
 }
@@ -3689,7 +3708,7 @@ static void descriptors_fit(int streams)
     for (; settings.stun.n > 1; settings.stun.n--) {
         rlim_t need = (rlim_t)streams * (unsigned)(settings.stun.n + 2) + 64;
         if (need <= files.rlim_cur) return;
-        say("too few descriptors to ask STUN server %s, too",
+        SAY("too few descriptors to ask STUN server %s, too",
             settings.stun.list[settings.stun.n - 1].name);
     }
 }
@@ -3739,7 +3758,7 @@ static void stream_job(int unused, const void *arg)
     close(s->rdv.fd);                                /* This makes RDV withdraw the registration. */
     if (good)
         good = transfer(s, fd, sock, why);
-    if (!good) complain("%s", why);
+    if (!good) COMPLAIN("%s", why);
     _exit(good ? EXIT_SUCCESS : EXIT_FAILURE);
 }
 
@@ -3775,7 +3794,10 @@ static int streams_start(Start *start)
         s->streams = start->n;
         s->rdv_end = after(WITHDRAW_MS);
         if (!job_start(&s->rdv, rdv_job, start, why)
-            || !job_start(&s->child, stream_job, start, why)) good = complain("%s", why);
+            || !job_start(&s->child, stream_job, start, why)) {
+            COMPLAIN("%s", why);
+            good = 0;
+        }
         if (s->rdv.pid)
             close_fd(&s->rdv.fd);
         if (s->child.pid)
@@ -3784,30 +3806,41 @@ static int streams_start(Start *start)
     return good;
 }
 
-/* See whether the processes of S have ended; *STATUS becomes 1 if the stream failed. A rendezvous
- * process that outlasts its stream for too long is ended. 0: both have ended. */
-static int stream_lives(Stream *s, int *status)
+/* 1: J's process has just ended, and *HOW is its wait status. */
+static int job_ended(Job *j, int *how)
 {
-    struct itimerval soon = { .it_value = { 0, 50000 } };       /* us, until the next look */
+    if (!j->pid || waitpid(j->pid, how, WNOHANG) <= 0)
+        return 0;
+    j->pid = 0;
+    return 1;
+}
+
+/* Take the processes of S that have ended; *STATUS becomes 1 if the stream failed. */
+static void stream_reap(Stream *s, int *status)
+{
     int how;
-    log_stream(s);
-    if (s->rdv.pid && waitpid(s->rdv.pid, NULL, WNOHANG) > 0)
-        s->rdv.pid = 0;
-    if (s->child.pid && waitpid(s->child.pid, &how, WNOHANG) > 0) {
-        s->child.pid = 0;
-        s->rdv_end = after(WITHDRAW_MS);
-        if (how) *status = EXIT_FAILURE;
-        if (WIFSIGNALED(how))
-            complain("its process ended by signal %d", WTERMSIG(how));
-    }
+    job_ended(&s->rdv, &how);
+    if (!job_ended(&s->child, &how))
+        return;
+    s->rdv_end = after(WITHDRAW_MS);
+    if (how) *status = EXIT_FAILURE;
+    if (WIFSIGNALED(how))
+        COMPLAIN("its process ended by signal %d", WTERMSIG(how));
+}
+
+/* If the rendezvous process of S is left alone, end it when its time is over; until then, an alarm
+ * makes us look again. */
+static void rdv_limit(Stream *s)
+{
+    struct itimerval soon = { .it_value = { 0, 50000 } };       /* us */
     if (s->child.pid || !s->rdv.pid)
-        return s->child.pid != 0;
-    setitimer(ITIMER_REAL, &soon, NULL);
-    if (!over(s->rdv_end))
-        return 1;
-    complain("withdrawing the registration: not done in time");
+        return;
+    if (!over(s->rdv_end)) {
+        setitimer(ITIMER_REAL, &soon, NULL);
+        return;
+    }
+    COMPLAIN("withdrawing the registration: not done in time");
     job_end(&s->rdv);
-    return 0;
 }
 
 /* Wait until all processes of the N streams have ended. A signal that is to end us ends the streams
@@ -3819,8 +3852,12 @@ static int streams_wait(Stream *s, int n, const sigset_t *wanted, int *status)
     int got = 0, sig;
     for (;;) {
         int lives = 0;
-        TIMES(i, n)
-            lives += stream_lives(&s[i], status);
+        TIMES(i, n) {
+            log_stream(&s[i]);
+            stream_reap(&s[i], status);
+            rdv_limit(&s[i]);
+            lives |= s[i].child.pid | s[i].rdv.pid;
+        }
         if (!lives) return got;
         sigwait(wanted, &sig);
         if (sig == SIGCHLD || sig == SIGALRM || got)
@@ -3845,7 +3882,7 @@ static int carry(Stream *s, int n)
     signals_begin(&wanted);
     if (!discover(s, n, 0, fetched))
         return EXIT_FAILURE;
-    say("rendezvous %s", settings.rendezvous.text);
+    SAY("rendezvous %s", settings.rendezvous.text);
     sigprocmask(SIG_BLOCK, &wanted, &start.mask);
     int status = streams_start(&start) ? EXIT_SUCCESS : EXIT_FAILURE;
     let_go(&start, NULL, -1);
@@ -3881,20 +3918,34 @@ static int streams_parse(Stream *streams, int n, int as_words, char **words)
             return 0;
         FOR_EACH(const Stream, other, streams, i) {
             if (s->me == other->me && equal(s->key, other->key))
-                return complain("KEY \"%s\" and node %u come twice", s->key, s->me);
+                return COMPLAIN("KEY \"%s\" and node %u come twice", s->key, s->me);
             if (s->sends == other->sends
                 && equal(s->path, "-") && equal(other->path, "-"))
-                return complain("two streams share standard %s", s->sends ? "input" : "output");
+                return COMPLAIN("two streams share standard %s", s->sends ? "input" : "output");
         }
     }
     return 1;
 }
 
+/* Carry the streams that ARGV names. Returns the exit status. */
+static int run_streams(int argc, char **argv)
+{
+    int as_words = equal(argv[1], "send") || equal(argv[1], "recv");
+    int n = as_words ? 1 : argc - 1, status = EXIT_USAGE;
+    if (as_words && (argc < 5 || argc > 6)) {
+        COMPLAIN("%s takes KEY ME PEER [PATH]", argv[1]);
+        return EXIT_USAGE;
+    }
+    Stream *s = allocate(n, sizeof *s);
+    if (streams_parse(s, n, as_words, argv + 1) && rendezvous_check())
+        status = carry(s, n);
+    free(s);
+    return status;
+}
+
 int main(int argc, char **argv)
 {
     Str first = argc > 1 ? argv[1] : "";
-    int as_words = equal(first, "send") || equal(first, "recv");
-    int n = as_words ? 1 : argc - 1, good = 1;
     standard_open();
     signal(SIGPIPE, SIG_IGN);                         /* A failed print is an error, not our end. */
     if (equal(first, "--help"))
@@ -3904,20 +3955,10 @@ int main(int argc, char **argv)
         return printed();
     }
     if (!settings_read()) return EXIT_USAGE;
-    if (n < 1)
-        good = complain("no stream is named; see pashlib --help");
-    if (as_words && (argc < 5 || argc > 6))
-        good = complain("%s takes KEY ME PEER [PATH]", first);
-    if (equal(first, "addr")) {
-        if (n == 1) return print_addresses();
-        good = complain("addr stands alone");
-    }
-    Stream *s = allocate(argc, sizeof *s);
-    if (good)
-        good = streams_parse(s, n, as_words, argv + 1);
-    if (good && settings.rendezvous.kind == PLACE_DYNAMODB)
-        good = dynamodb_check(s, n);
-    int status = good ? carry(s, n) : EXIT_USAGE;
-    free(s);
-    return status;
+    if (equal(first, "addr") && argc == 2)
+        return print_addresses();
+    if (argc > 1 && !equal(first, "addr"))
+        return run_streams(argc, argv);
+    COMPLAIN(argc > 1 ? "addr stands alone" : "no stream is named; see pashlib --help");
+    return EXIT_USAGE;
 }

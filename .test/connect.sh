@@ -44,7 +44,7 @@ connect_refused() { # nobody listens at the peer's addresses: tried often, but n
     addresses='(external 127.0.0.2:9, local 127.0.0.1:9) from 127.0.0.1:[0-9]*'
     late='\([0-9]* attempts timed out, \)\{0,1\}'   # on a busy machine, a refusal may come after the deadline
     has 'a failure names both ends and what was tried' "$tmp/S.err" \
-        "^pashlib: send k: no connection to node 1 $addresses within [0-9.]* s: $late[0-9]* refused\$"
+        "^pashlib: send k: no connection to node 1 $addresses within [0-9.]* s: ${late}[0-9]* refused\$"
     took=$(tenths "$tmp/S.err")
     between 'it takes PASH_CONNECT_TIMEOUT_MS: tenths of a second' 7 100 "$took"
     attempts=$(sed -n 's/.* \([0-9]*\) refused$/\1/p' "$tmp/S.err")
@@ -66,7 +66,7 @@ connect_leftover() { # a leftover is tried for PASH_PEER_TIMEOUT_MS, not for PAS
     register 1 '{"local_addr":"127.0.0.1:9"}'
     run env PASH_CONNECT_TIMEOUT_MS=200 PASH_PEER_TIMEOUT_MS=1500 $P send k 0 1 "$tmp/in"
     has 'told' "$tmp/err" '(external none, local 127.0.0.1:9) from .* within [0-9.]* s: '
-    between 'tenths of a second' 15 150 "$(tenths "$tmp/err")"
+    between 'tenths of a second' 15 60 "$(tenths "$tmp/err")"
 }
 connect_leftover_goes() { # a leftover that is withdrawn is tried for 5 s more
     echo hello >"$tmp/in"
@@ -91,6 +91,7 @@ connect_leftover_comes_back() { # a leftover that goes and comes back is one no 
         sleep 0.5
     done
     ended S
+    between 'how often it began to connect' 2 99 "$(grep -c connecting "$tmp/S.err")"
     between 'tenths of a second, where PASH_PEER_TIMEOUT_MS says 200' 7 150 "$(tenths "$tmp/S.err")"
 }
 connect_leftover_replaced() { # a leftover is replaced when the peer comes at last, and the two meet

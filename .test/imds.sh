@@ -58,7 +58,7 @@ garbage|"hello" is no public IPv4 address
 ipv6|"2001:db8::9" is no public IPv4 address
 nul|"198.51.100.9" is no public IPv4 address
 unspec|"0.0.0.0" is no public IPv4 address
-redirect|GET public-ipv4: status 302
+redirect|GET /latest/meta-data/public-ipv4: status 302
 END
 }
 imds_breaks() { # answers that are cut, too long or malformed are told with the reason, and the local address is used

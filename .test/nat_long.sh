@@ -49,7 +49,9 @@ nat_long_forgotten() { # a stream is idle for 10 s, through boxes that forget af
     until_true grep -q a "$tmp/R.out"
     sleep 10
     echo b >&3
+    since=$(date +%s)
     both_late 'both fail' '1 1'
+    at_most 'within about 120 s: seconds' 150 $(($(date +%s) - since))
     exec 3>&-
     has 'the sender says so' "$tmp/S.err" 'connection lost after 4 bytes: output is incomplete$'
     has 'the receiver says so' "$tmp/R.err" 'connection lost after 2 bytes: output is incomplete$'

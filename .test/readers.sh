@@ -80,15 +80,18 @@ readers_absent() { # a FIFO without a reader holds up its own stream alone; the 
     at_most '... at once, and not when the next sign of life is due: seconds' 9 $(($(date +%s) - began))
     has 'a lost connection ends the wait: told' "$tmp/R.err" \
         '^pashlib: recv held: connection lost after 0 bytes: output is incomplete$'
+    left_nothing 'afterwards'
 }
 readers_absent_writer() { # a FIFO without a writer: the wait for it ends with the connection
     mkfifo "$tmp/i" "$tmp/o"
     bg S $P send held 0 1 "$tmp/i"
     bg R $P recv held 1 0 "$tmp/o"
     until_true grep -q connected "$tmp/S.err"
+    until_true rmdir "$tmp/rdv"                     # nothing else stands in it
     kill -9 "$(pid R)"
     ended S
     is 'exit status' 1 "$status"
+    left_nothing 'afterwards'
 }
 
 # ---- outputs of unusual kinds ----

@@ -98,8 +98,6 @@ AWS_ENDPOINT_URL= AWS_REGION=a/b|region a/b is none
 AWS_ACCESS_KEY_ID=AKID|AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: only the former is set
 AWS_SECRET_ACCESS_KEY=s|AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: only the latter is set
 TABLE
-    run env PASH_RENDEZVOUS=dynamodb:rdv AWS_REGION=us-east-1 $P send "$(printf 'k\377')" 1 2
-    is 'a KEY that is not UTF-8' 2 $status
     run env AWS_ENDPOINT_URL=https://127.0.0.1 $P addr
     is 'an https:// endpoint where DynamoDB is not used' 0 $status
 }

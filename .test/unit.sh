@@ -44,7 +44,7 @@ unit_signatures() { # Signature Version 4: examples that AWS has published
 unit_http() { # HTTP answers: lengths, chunks, wrong ones, each also cut at every length
     part http
 }
-unit_texts() { # what is UTF-8, and how a text is quoted in JSON
+unit_texts() { # how a text is quoted in JSON
     part texts
 }
 unit_json() { # a text found in JSON by its path; wrong JSON, each also cut at every length

@@ -1,4 +1,4 @@
-/* Unit tests of UTF-8, of JSON, and of the registrations that are written in it. */
+/* Unit tests of JSON, and of the registrations that are written in it. */
 #include "unit.h"
 
 #define NONE "(none)"
@@ -8,27 +8,8 @@
 
 static void test_texts(void)
 {
-    static const struct {
-        const char *text;
-        int good;
-    } cases[] = {
-        { "abc", 1 },
-        { "\xc3\xa9" EURO SMILE, 1 },
-        { "\xff", 0 },
-        { "\xc3", 0 },
-        { "\xc0\x80", 0 },
-        { "\xe0\x80\x80", 0 },
-        { "\xed\xa0\x80", 0 },
-        { "\xf0\x80\x80\x80", 0 },
-        { "\xf4\x90\x80\x80", 0 },
-        { "\x80", 0 },
-        { "a\xe2\x82", 0 },
-        { "\xf4\x8f\xbf\xbf", 1 },
-    };
     char out[64];
 
-    TIMES(i, COUNT(cases))
-        is_n("UTF-8", cases[i].good, is_utf8(cases[i].text));
     is("quoted", "a\\u0022\\u005c\\u000a\xc3\xa9", json_quote("a\"\\\n\xc3\xa9", out));
 }
 

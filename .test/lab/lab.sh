@@ -125,7 +125,7 @@ sever() { on "n$1" nft add rule ip lab cut drop; }  # NODE: nothing passes its b
 mend() { on "n$1" nft flush chain ip lab cut; }     # NODE: ... this
 
 # Carry a word between A and B, RUNS times. $tmp/A.B gets a line for each time: both exit statuses, how many
-# milliseconds after the start of the later end the last one ended, and what arrived.
+# milliseconds after the start of the later end the last one ended, and "same" if the word arrived as it is.
 meet() {                                            # RUNS A B [SETTING...]
     runs=$1
     a=$2
@@ -156,9 +156,10 @@ meet_once() {                                       # KEY EARLY LATE [SETTING...
     wait $!
     sent=$?
     ms=$(($(date +%s%3N) - began))
-    echo "$sent $received $ms $(cat "$tmp/$key.out")"
+    same=$(cmp "$tmp/word" "$tmp/$key.out" >&2 && echo same)
+    echo "$sent $received $ms $same"
 }
-have_met() { grep -c '^0 0 [0-9]* word$' "$tmp/$1.$2"; } # A B: how often they did
+have_met() { grep -c '^0 0 [0-9]* same$' "$tmp/$1.$2"; } # A B: how often they did
 
 # On a busy machine they may take longer: as many seconds as there are processes that want each CPU.
 joins() {                                           # RUNS A B [SETTING...]: they meet each time, within a second
@@ -169,5 +170,6 @@ joins() {                                           # RUNS A B [SETTING...]: the
     most=$(awk -v cpus="$(nproc)" '{ each = int($1 / cpus); print (each > 1 ? each : 1) * 1000 }' /proc/loadavg)
     is "$a with $b: $runs runs of $runs" "$runs" "$good"
     at_most "$a with $b: within $most ms of the start of the later one" "$most" "$slowest"
+    at_most "$a with $b: the median, whatever the load: ms" 1000 "$median"
     echo "    $a with $b: $good of $runs, median $median ms, slowest $slowest ms"
 }
