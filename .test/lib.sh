@@ -62,12 +62,14 @@ compile() {                                         # COMMAND...: as run, but it
     "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
     status=$?
 }
-until_true() {                                      # COMMAND...: asked every 50 ms until it holds; 1 after 40 s
+# Ask every 50 ms at first, later less often: each sleep costs a process, and many cases wait at the same time.
+until_true() {                                      # COMMAND...: until it holds; 1 after 40 s
     tries=0
     while ! "$@" >/dev/null 2>&1; do
         tries=$((tries + 1))
-        [ $tries -lt 800 ] || return 1
-        sleep 0.05
+        if [ $tries -lt 20 ]; then sleep 0.05
+        elif [ $tries -lt 176 ]; then sleep 0.25
+        else return 1; fi
     done
 }
 # In the background: $tmp/NAME.out, NAME.err, NAME.pid; see ended and stop. What still runs at the end of the case is
