@@ -348,10 +348,10 @@ static void log_write(Str line, size_t len)
 {
     struct pollfd room = { 2, POLLOUT, 0 };
     sigset_t sigpipe, old_mask, pending;
-    int n;
-    do n = poll(&room, 1, log_state.stuck ? 0 : 1000);
-    while (n < 0 && errno == EINTR);
-    log_state.stuck = n < 1;
+    int ready, sig;
+    do ready = poll(&room, 1, log_state.stuck ? 0 : 1000);
+    while (ready < 0 && errno == EINTR);
+    log_state.stuck = ready < 1;
     if (log_state.stuck) return;
     sigemptyset(&sigpipe);
     sigaddset(&sigpipe, SIGPIPE);
@@ -359,7 +359,7 @@ static void log_write(Str line, size_t len)
     if (write_whole(2, line, len) == EPIPE) {
         sigpending(&pending);
         if (sigismember(&pending, SIGPIPE))
-            sigwait(&sigpipe, &n);
+            sigwait(&sigpipe, &sig);
     }
     sigprocmask(SIG_SETMASK, &old_mask, NULL);
 }
@@ -428,7 +428,8 @@ static int parse_ms(void *at, Str v, Why why)
 
 static int parse_level(void *at, Str v, Why why)
 {
-    static const Str names[] = { "error", "info", "debug" };
+    static const Str names[] = { [LOG_ERROR] = "error", [LOG_INFO] = "info",
+                                 [LOG_DEBUG] = "debug" };
     TIMES(i, 3) {
         if (!equal(v, names[i]))
             continue;
@@ -538,7 +539,7 @@ static int parse_secret(void *at, Str v, Why why)
     if (strlen(v) >= SECRET_MAX)
         return FAIL(why, "want at most %d bytes", SECRET_MAX - 1);
     strcpy(at, v);
-    return parse_word(&v, v, why);
+    return parse_word(&v, v, why);          /* V is checked; its place is the copy's */
 }
 
 /* V is http://HOST[:PORT][/PATH], or the same with https://. IMDS has no https://; for the others,
@@ -551,13 +552,13 @@ static int parse_url(void *at, Str v, Why why)
         || (!https && strncasecmp(v, "http://", 7) != 0))
         return FAIL(why, "want http://HOST[:PORT][/PATH]");
     v += https ? 8 : 7;
-    size_t host = strcspn(v, "/"), path = strlen(v + host);     /* their lengths */
-    while (path && v[host + path - 1] == '/')
-        path--;
-    if (host >= sizeof u->authority || path >= sizeof u->path)
+    size_t host_len = strcspn(v, "/"), path_len = strlen(v + host_len);
+    while (path_len && v[host_len + path_len - 1] == '/')
+        path_len--;
+    if (host_len >= sizeof u->authority || path_len >= sizeof u->path)
         return FAIL(why, "it is too long");
-    FORMAT(u->authority, "%.*s", (int)host, v);
-    FORMAT(u->path, "%.*s", (int)path, v + host);
+    FORMAT(u->authority, "%.*s", (int)host_len, v);
+    FORMAT(u->path, "%.*s", (int)path_len, v + host_len);
     if (!printable(u->path))
         return FAIL(why, "its path is not printable ASCII");
     u->scheme = https ? URL_HTTPS : URL_HTTP;
@@ -600,7 +601,7 @@ static const Setting setting_table[] = {
  * some are wrong, and each was named in the log. */
 static int settings_read(void)
 {
-    char place[PATH_MAX];
+    char place[PLACE_MAX + 64];
     Str tmp = getenv("TMPDIR");
     Why why;
     int good = 1;
@@ -835,7 +836,8 @@ static Addr socket_address(int fd, KernelAddr *kernel)
     return a;
 }
 
-/* Bind FD to PORT on all addresses; PORT 0 takes a free one. */
+/* Bind FD to PORT on all addresses; PORT 0 takes a free one. A socket that is not bound has the
+ * unspecified address of its family, which is the one to bind. */
 static errnum socket_bind(int fd, unsigned port)
 {
     KernelAddr any;
@@ -957,12 +959,14 @@ typedef struct { int n; Addr list[LOOKUP_MAX]; Why why; } Lookup;   /* n 0: none
 static void lookup_now(const Host *h, Lookup *found)
 {
     struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *list = NULL;
-    found->n = ip_parse(h->name, &found->list[0]);
     found->list[0].port = h->port;
-    if (found->n) return;
+    if (ip_parse(h->name, &found->list[0])) {
+        found->n = 1;
+        return;
+    }
     int error = getaddrinfo(h->name, NULL, &hints, &list);
     NOTE(found->why, "name look-up of %s: %s", h->name,
-         error ? gai_strerror(error) : "no address");
+         error == EAI_SYSTEM ? strerror(errno) : error ? gai_strerror(error) : "no address");
     for (int v4 = 1; v4 >= 0; v4--)
         for (struct addrinfo *i = list; i && found->n < LOOKUP_MAX; i = i->ai_next) {
             Addr *a = &found->list[found->n];
@@ -1026,7 +1030,8 @@ static int stun_address(const Attribute *v, const byte *xor, Addr *a, Why why)
     memcpy(a->ip, v4_prefix, 12);
     TIMES(i, n)
         a->ip[16 - n + i] = v->value[4 + i] ^ xor[i];
-    a->port = (unsigned)(get(v->value + 2, 2) ^ get(xor, 2));
+    a->port = (unsigned)get(v->value + 2, 2);
+    a->port ^= (unsigned)get(xor, 2);
     if (!addr_usable(a))
         return FAIL(why, "its address cannot be ours");
     return 1;
@@ -1103,10 +1108,10 @@ typedef struct {
     Why why;
 } Query;
 
-/* Give up this address of the server with ERROR; the next one is then asked. */
-static void stun_address_failed(Query *q, errnum error)
+/* Give up this address of the server because of WHY; the next one is then asked. */
+static void stun_address_failed(Query *q, Str why)
 {
-    NOTE(q->why, "%s", strerror(error));
+    NOTE(q->why, "%s", why);
     reset_fd(&q->fd);
     q->state = QUERY_BEGINS;
 }
@@ -1122,10 +1127,10 @@ static void stun_send(Query *q)
     q->state = QUERY_ASKED;
     q->resend = never();
     if (!q->server->host->tcp && q->sent < STUN_SENDS)
-        q->resend = after(STUN_RTO_MS / 2 << q->sent);
+        q->resend = after(STUN_RTO_MS << (q->sent - 1));
     Moved out = socket_send(q->fd, m, sizeof m, 0);
     if (out.what == MOVED_FAILED)
-        stun_address_failed(q, out.error);
+        stun_address_failed(q, strerror(out.error));
 }
 
 /* Ask the next of the server's addresses. */
@@ -1149,7 +1154,7 @@ static void stun_start(Query *q)
         error = socket_connect(q->fd, &q->asked);
     q->state = QUERY_CONNECTS;
     if (error && error != EINPROGRESS)
-        stun_address_failed(q, error);
+        stun_address_failed(q, strerror(error));
     else if (!tcp) stun_send(q);
     else reset_at_close(q->fd);             /* however we end, the port may ask again at once */
 }
@@ -1174,7 +1179,7 @@ static void stun_event(Query *q)
     if (q->state == QUERY_CONNECTS) {
         errnum error = socket_error(q->fd);
         if (error)
-            stun_address_failed(q, error);
+            stun_address_failed(q, strerror(error));
         else
             stun_send(q);
         return;
@@ -1183,12 +1188,15 @@ static void stun_event(Query *q)
     Moved in = socket_recv(q->fd, q->in + q->have, want);
     if (in.what == MOVED_NOTHING) return;
     q->have += in.n;
+    Str failed = NULL;
+    if (in.what == MOVED_FAILED)
+        failed = strerror(in.error);
     if (in.what == MOVED_END && tcp)
-        in.error = ECONNRESET;
+        failed = "it closed the connection";
     if (stun_size(q) > STUN_MAX)
-        in.error = EMSGSIZE;
-    if (in.error) {
-        stun_address_failed(q, in.error);
+        failed = "its answer is too long";
+    if (failed) {
+        stun_address_failed(q, failed);
         return;
     }
     if (tcp && q->have < stun_size(q)) return;
@@ -1230,6 +1238,8 @@ static Http http_chunks(char *body, size_t len, int join, size_t *size, Why why)
         p = eol + 1;
         if ((size_t)(end - p) < n + 2)
             return HTTP_MORE;                                 /* 2: the line end behind the chunk */
+        if (n && memcmp(p + n, "\r\n", 2) != 0)
+            return FAIL(why, "a chunk without its line end");
         if (join)
             memmove(body + *size, p, n);
         *size += n;
@@ -1294,11 +1304,12 @@ static int http_connect(const Lookup *to, Deadline end, int *fd, Why why)
     if (!to->n)
         NOTE(why, "%s", to->why);
     TIMES(i, to->n) {
+        Deadline share = after(ms_left(end) / (to->n - i));     /* for the others some time, too */
         errnum error = socket_open(SOCK_STREAM, fd);
         if (!error)
             error = socket_connect(*fd, &to->list[i]);
         if (error == EINPROGRESS)
-            error = wait_for_one(*fd, POLLOUT, end) ? socket_error(*fd) : ETIMEDOUT;
+            error = wait_for_one(*fd, POLLOUT, share) ? socket_error(*fd) : ETIMEDOUT;
         if (!error) return 1;
         close_fd(fd);
         NOTE(why, "%s: %s", SHOW(&to->list[i]), strerror(error));
@@ -1315,6 +1326,8 @@ static int http_send(int fd, Str request, Deadline end, Why why)
             return FAIL(why, "%s", strerror(out.error));
         request += out.n;
     }
+    if (*request)
+        return FAIL(why, "the request could not be sent in time");
     return 1;
 }
 
@@ -1374,77 +1387,41 @@ static int json_eat(Json *j, int c)         /* take C, if it is the next one beh
     return json_peek(j) == c && json_next(j);
 }
 
-/* Returns the value of the four hex digits of \u, or -1. */
-static long json_hex4(Json *j)
-{
-    char digits[5] = "";
-    TIMES(i, 4)
-        digits[i] = (char)json_next(j);
-    return strspn(digits, HEX_DIGITS) == 4 ? strtol(digits, NULL, 16) : -1;
-}
-
-/* Returns the character of \uNNNN or of the surrogates \uNNNN\uNNNN (RFC 8259, 7). 0: none, or
- * NUL. */
-static long json_unicode(Json *j)
-{
-    long c = json_hex4(j), low = -1;
-    if (c < 0) return 0;
-    if (c >> 11 != 0xd800 >> 11)
-        return c;                                               /* no surrogate */
-    if (json_next(j) == '\\' && json_next(j) == 'u')
-        low = json_hex4(j);
-    if (c >> 10 != 0xd800 >> 10 || low >> 10 != 0xdc00 >> 10)
-        return 0;
-    return 0x10000 + (c - 0xd800) * 0x400 + (low - 0xdc00);
-}
-
-/* Write character C as UTF-8 (RFC 3629, 3) into OUT. Returns its length, 1 to 4 bytes. */
-static size_t utf8_encode(long c, char *out)
-{
-    static const long first_of[] = { 0, 0x80, 0x800, 0x10000, 0x110000 };
-    static const byte lead[] = { 0, 0, 0xc0, 0xe0, 0xf0 };
-    size_t n = 1;
-    while (c >= first_of[n]) n++;
-    for (size_t i = n - 1; i > 0; i--) {
-        out[i] = (char)(0x80 | (c & 0x3f));
-        c >>= 6;
-    }
-    out[0] = (char)(lead[n] | c);
-    return n;
-}
-
-/* Write the character behind a backslash into OUT (4 bytes). Returns its length; 0: no escape. */
-static size_t json_escape(Json *j, char *out)
+/* Take what follows a backslash. Returns the character that it stands for, '?' for one that is not
+ * ASCII (nothing that is read here needs one), or 0: it is no escape. */
+static int json_escape(Json *j)
 {
     static const char names[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
+    char digits[5] = "";
     int name = json_next(j);
     if (name == 'u') {
-        long c = json_unicode(j);
-        return c ? utf8_encode(c, out) : 0;
+        TIMES(i, 4)
+            digits[i] = (char)json_next(j);
+        if (strspn(digits, HEX_DIGITS) != 4)
+            return 0;
+        long c = strtol(digits, NULL, 16);
+        return c < 0x80 ? (int)c : '?';
     }
     Str found = memchr(names, name, sizeof names - 1);
-    if (!found) return 0;
-    out[0] = values[found - names];
-    return 1;
+    return found ? values[found - names] : 0;
 }
 
 /* Take a string, and write it into OUT if it fits into MAX bytes. Returns how many bytes it needs,
  * NUL included; 0: it is no string. */
 static size_t json_string(Json *j, char *out, size_t max)
 {
-    char bytes[4];
-    size_t n = 0, len;
+    size_t n = 0;
     int c;
     if (!json_eat(j, '"'))
         return 0;
     while ((c = json_next(j)) != '"') {
         if (c < 0x20) return 0;
-        bytes[0] = (char)c;
-        len = c == '\\' ? json_escape(j, bytes) : 1;
-        if (len == 0) return 0;
-        if (n + len < max)
-            memcpy(out + n, bytes, len);
-        n += len;
+        if (c == '\\')
+            c = json_escape(j);
+        if (c == 0) return 0;
+        if (n + 1 < max)
+            out[n] = (char)c;
+        n++;
     }
     if (n < max)
         out[n] = 0;
@@ -1625,6 +1602,7 @@ static void creds_job(int fd, const void *unused)
  * Jobs ask the resolver and IMDS. */
 
 #define HEAD_START_MS 750                   /* of STUN before the fallback chain */
+#define CREDS_MS (2 * IMDS_MS + 1000)       /* longest that the role's credentials may take */
 #define TICK_MS 20                          /* longest wait of a turn */
 /* Each descriptor has its place in an array of pollfds: jobs of servers, two others, queries. */
 #define AT_IMDS SERVERS_MAX
@@ -1657,11 +1635,10 @@ typedef struct {
     int n_servers, n_queries;               /* n_servers of them are asked */
     Query *queries;                         /* of the first stream, of the second ... */
     struct pollfd *fds;
-    Job imds_job, creds_job;
-    Lookup imds;                            /* what the jobs found */
-    Creds *creds;
+    Job imds_job, creds_job;                /* creds_job fills settings.creds */
+    Lookup imds;                            /* what imds_job found */
     int imds_asked;
-    Deadline head, end, imds_end;           /* of the head start, of STUN, of IMDS */
+    Deadline head, end, imds_end, creds_end;         /* of the head start, of STUN, of the jobs */
 } Discovery;
 
 /* Log lines are about S from now on; NULL: about the process. */
@@ -1743,7 +1720,7 @@ static void local_address(const Discovery *d, Addr *local)
     if (ip_parse("2001:db8::1", &to) && local_towards(&to, local))
         return;
     FOR_EACH(const Query, q, d->queries, d->n_queries)
-        if (q->next && local_towards(&q->asked, local))
+        if (q->next > 0 && local_towards(&q->asked, local))     /* it was asked */
             return;
     ip_parse("127.0.0.1", local);
 }
@@ -1762,7 +1739,8 @@ static Mapping mapping_of(const Discovery *d, const Stream *s)
                 continue;
             if (!addr_same(&a->mapped, &b->mapped))
                 return MAPPING_DEPENDENT;
-            found = MAPPING_INDEPENDENT;
+            if (!ip_same(&a->asked, &b->asked))
+                found = MAPPING_INDEPENDENT;
         }
     return found;
 }
@@ -1809,7 +1787,8 @@ static Query *answer_by(const Discovery *d, const Stream *s, int tcp, int *open)
             continue;
         if (q->state == QUERY_ANSWERED && !answered)
             answered = q;
-        if (q->state < QUERY_ANSWERED) *open = 1;
+        if (q->state != QUERY_ANSWERED && q->state != QUERY_FAILED)
+            *open = 1;
     }
     return answered;
 }
@@ -1838,7 +1817,8 @@ static struct pollfd watch_job(const Job *j)
     return watch(j->pid ? j->fd : -1, POLLIN);
 }
 
-/* If poll() reports in F that job J has ended, take its answer, a struct of SIZE bytes, into P. */
+/* If poll() reports in F that job J has answered or died, take its answer, a struct of SIZE bytes,
+ * into P. */
 static void discovery_take(Job *j, const struct pollfd *f, void *p, size_t size, Why why)
 {
     if (!f->revents) return;
@@ -1847,8 +1827,17 @@ static void discovery_take(Job *j, const struct pollfd *f, void *p, size_t size,
     job_end(j);
 }
 
+/* End job J, which asks IMDS, when its time is over. */
+static void discovery_limit(Job *j, Deadline end, Why why)
+{
+    if (!j->pid || !over(end))
+        return;
+    NOTE(why, "%s: no answer in time", settings.imds.authority);
+    job_end(j);
+}
+
 /* Send what is due for Q. Returns what Q waits for. */
-static struct pollfd discovery_send(Query *q)
+static struct pollfd query_turn(Query *q)
 {
     if (q->server->job.pid)
         return watch(-1, 0);                                    /* its name is being looked up */
@@ -1870,7 +1859,7 @@ static void discovery_turn(Discovery *d)
     f[AT_IMDS] = watch_job(&d->imds_job);
     f[AT_CREDS] = watch_job(&d->creds_job);
     TIMES(i, d->n_queries)
-        f[AT_QUERIES + i] = discovery_send(&d->queries[i]);
+        f[AT_QUERIES + i] = query_turn(&d->queries[i]);
     wait_for(f, AT_QUERIES + d->n_queries, after(TICK_MS));
     TIMES(k, d->n_servers) {
         Server *server = &d->servers[k];
@@ -1879,16 +1868,13 @@ static void discovery_turn(Discovery *d)
     }
     discovery_take(&d->imds_job, &f[AT_IMDS], &d->imds, sizeof d->imds,
                    d->imds.why);
-    if (d->creds)
-        discovery_take(&d->creds_job, &f[AT_CREDS], d->creds,
-                       sizeof *d->creds, d->creds->why);
+    discovery_take(&d->creds_job, &f[AT_CREDS], &settings.creds,
+                   sizeof settings.creds, settings.creds.why);
     TIMES(i, d->n_queries)
         if (f[AT_QUERIES + i].revents)
             stun_event(&d->queries[i]);
-    if (!d->imds_job.pid || !over(d->imds_end))
-        return;
-    NOTE(d->imds.why, "%s: no answer within 2 s", settings.imds.authority);
-    job_end(&d->imds_job);
+    discovery_limit(&d->imds_job, d->imds_end, d->imds.why);
+    discovery_limit(&d->creds_job, d->creds_end, settings.creds.why);
 }
 
 /* Write into WHY why STUN gave no address to S: the outcome of each server. */
@@ -1933,8 +1919,9 @@ static void discovery_say(Discovery *d, const Stream *s)
     SAY("Fallback succeeded - local_addr: %s external_addr: %s", local, outer);
 }
 
-/* Begin to look up the servers and to fetch the credentials, and take a port for each stream. */
-static int discovery_begin(Discovery *d, Why why)
+/* Begin to look up the servers and to fetch the role's credentials (ROLE), and take a port for each
+ * stream. */
+static int discovery_begin(Discovery *d, int role, Why why)
 {
     unsigned next = settings.public_addr.port;
     Query *q = d->queries;
@@ -1946,8 +1933,8 @@ static int discovery_begin(Discovery *d, Why why)
         else
             job_start(&server->job, lookup_job, server->host, server->found.why);
     }
-    if (d->creds)
-        job_start(&d->creds_job, creds_job, NULL, d->creds->why);
+    if (role)
+        job_start(&d->creds_job, creds_job, NULL, settings.creds.why);
     FOR_EACH(Stream, s, d->streams, d->n) {
         s->queries = q;
         if (!port_take(s, next, why))
@@ -2001,21 +1988,22 @@ static void discovery_end(Discovery *d)
 }
 
 /* Take a port for each of the N streams, and find the addresses to tell the peers. MAPPING: wait
- * for a second answer, too. CREDS: where to put the role's credentials, or NULL. The outcome is
+ * for a second answer, too. ROLE: fetch the credentials of the instance's role. The outcome is
  * logged, a failure as well. */
-static int discover(Stream *s, int n, int mapping, Creds *creds)
+static int discover(Stream *s, int n, int mapping, int role)
 {
     Why why;
-    Discovery d = { .streams = s, .n = n, .creds = creds,
+    Discovery d = { .streams = s, .n = n,
                     .head = after(HEAD_START_MS),
-                    .end = after(settings.stun_ms) };
+                    .end = after(settings.stun_ms),
+                    .creds_end = after(CREDS_MS) };
     int said = 0;
     if (!settings.no_holepunch && settings.stun_ms)
         d.n_servers = settings.stun.n;
     d.n_queries = n * d.n_servers;
-    d.queries = allocate(d.n_queries + 1, sizeof *d.queries);
+    d.queries = allocate(d.n_queries + 1, sizeof *d.queries);   /* 1: none may give NULL */
     d.fds = allocate(d.n_queries + AT_QUERIES, sizeof *d.fds);
-    if (!discovery_begin(&d, why))
+    if (!discovery_begin(&d, role, why))
         return COMPLAIN("%s", why);
     while (discovery_waits(&d, mapping)) {
         if (over(d.head) && !said) {
@@ -2145,7 +2133,8 @@ static void hash_text(Str text, char *out)
 static void sigv4(const Creds *c, Str date, Str region, Str service,
                   Str canonical, Str signed_headers, char *out)
 {
-    char scope[160], text[320], key[SECRET_MAX + 4], digest[HASH_TEXT];
+    char scope[160], text[320], key[SECRET_MAX + 4];
+    char digest[HASH_TEXT], signature[HASH_TEXT];
     const Str chain[] = { region, service, "aws4_request", text };
     byte k[HASH];
     hash_text(canonical, digest);
@@ -2155,9 +2144,9 @@ static void sigv4(const Creds *c, Str date, Str region, Str service,
     hmac(key, strlen(key), date, 8, k);
     TIMES(i, 4)
         hmac(k, HASH, chain[i], strlen(chain[i]), k);
-    hex(k, HASH, digest);
+    hex(k, HASH, signature);
     snprintf(out, SIGNATURE_MAX, "AWS4-HMAC-SHA256 Credential=%s/%s, "
-             "SignedHeaders=%s, Signature=%s", c->id, scope, signed_headers, digest);
+             "SignedHeaders=%s, Signature=%s", c->id, scope, signed_headers, signature);
 }
 
 /* ---- 8. rendezvous: tell the peer my addresses and learn its ----------------------------------
@@ -2172,6 +2161,7 @@ static void sigv4(const Creds *c, Str date, Str region, Str service,
 #define REQUEST_MS 5000                     /* longest that registering may take */
 #define LOOK_MS 2500                        /* longest that a look may take */
 #define RETRY_MS 250                        /* pause before withdrawing is tried again */
+#define RENEW_MS 30000                      /* between tries to renew credentials */
 #define WITHDRAW_MS 5000                    /* longest that withdrawing may take */
 #define WITHDRAW_HASTE_MS 1000              /* the same, after a signal */
 
@@ -2184,9 +2174,10 @@ typedef struct {
     char mine[REGISTRATION_MAX + 1], theirs[REGISTRATION_MAX + 1];     /* texts; theirs "": none */
     char dir[DIR_MAX];                      /* the key's; it holds these files: */
     char file[DIR_MAX + 16], new_file[DIR_MAX + 16], peer_file[DIR_MAX + 16];
-    Creds creds;                            /* this and what follows: for DynamoDB */
-    Lookup at;                              /* n 0: to be looked up (again) */
-    int reached;                            /* 1: a server has let us connect */
+    Lookup at;                              /* of DynamoDB; n 0: to be looked up (again) */
+    int reached;                            /* 1: it has let us connect */
+    int expired;                            /* it has refused the role's credentials as expired */
+    Deadline renew;                         /* they are not fetched again before */
     char answer[HTTP_MAX];
 } Rdv;
 
@@ -2269,7 +2260,8 @@ static int dir_register(Rdv *r, Why why)
             error = errno;
         if (!error) return 1;
         NOTE(why, "%.300s: %s", r->file, strerror(error));
-        if (unlink(r->new_file) == 0 || errno != ENOENT) return 0;
+        int dir_is_gone = unlink(r->new_file) < 0 && errno == ENOENT;
+        if (!dir_is_gone) return 0;
     }
     return FAIL(why, "%.300s is removed again and again", r->dir);
 }
@@ -2306,27 +2298,29 @@ static void time_text(time_t seconds, Str format, char *text)
     strftime(text, 32, format, gmtime(&t));
 }
 
-/* Fetch the credentials anew if they end within a minute. If that fails, keep the old ones, which
- * may do for a while, and try again in 30 s. */
-static void creds_renew(Creds *c)
+/* Fetch the role's credentials anew if they end within a minute, or have expired. If that fails,
+ * keep the old ones, which may do for a while, and try again in RENEW_MS. */
+static void creds_renew(Rdv *r)
 {
-    static const char form[] = "%Y-%m-%dT%H:%M:%SZ";
-    Creds fresh = { .id = "" };
+    Creds *c = &settings.creds, fresh = { .id = "" };
     char soon[32];
     Why why;
-    time_text(60, form, soon);
-    if (!c->until[0] || strcmp(c->until, soon) > 0)
+    time_text(60, "%Y-%m-%dT%H:%M:%SZ", soon);
+    int ends = c->until[0] && strcmp(c->until, soon) <= 0;
+    if ((!ends && !r->expired) || !over(r->renew))
         return;
-    if (creds_fetch(&fresh, why))
-        *c = fresh;
-    else
-        time_text(60 + 30, form, c->until);
+    r->renew = after(RENEW_MS);
+    if (!creds_fetch(&fresh, why))
+        return;
+    *c = fresh;
+    r->expired = 0;
 }
 
 /* Add to OUT an HTTP request that asks DynamoDB to do OP; BODY is its JSON. The headers are signed
  * in the order of their names; see AWS, "DynamoDB low-level API". */
-static void dynamo_request(Text *out, const Creds *c, Str op, Str body)
+static void dynamo_request(Text *out, Str op, Str body)
 {
+    const Creds *c = &settings.creds;
     char date[32], digest[HASH_TEXT], target[64], names[128];
     char signature[SIGNATURE_MAX], canonical[SECRET_MAX + 1024];
     Str host = settings.dynamodb.authority;
@@ -2375,9 +2369,9 @@ static Request dynamo_error(Rdv *r, Str op, const Response *a, Why why)
     TIMES(i, COUNT(passes))
         if (equal(name, passes[i]))
             return REQUEST_AGAIN;
-    if (!equal(name, "ExpiredTokenException") || settings.creds.id[0])
+    if (!equal(name, "ExpiredTokenException") || !settings.creds.until[0])
         return REQUEST_FAILED;
-    strcpy(r->creds.until, "0");                                /* the next request renews them */
+    r->expired = 1;                                             /* the next request renews them */
     return REQUEST_AGAIN;
 }
 
@@ -2388,13 +2382,13 @@ static Request dynamo_ask(Rdv *r, Str op, Str more, int ms, Why why)
     char key[6 * NAME_LEN + 1], body[8192], request[16384], path[64];
     Text t = TEXT(request);
     Response a = { r->answer, HTTP_MAX, 0, NULL, 0 };
-    creds_renew(&r->creds);
-    if (!r->creds.id[0])
+    creds_renew(r);
+    if (!settings.creds.id[0])
         return FAIL(why, "no credentials: AWS_ACCESS_KEY_ID is not set; instance role: %.300s",
-                    r->creds.why);
+                    settings.creds.why);
     FORMAT(body, "{\"TableName\":\"%s\",\"Key\":{\"key\":{\"S\":\"%s\"}},%s}",
            settings.rendezvous.name, json_quote(r->s->key, key), more);
-    dynamo_request(&t, &r->creds, op, body);
+    dynamo_request(&t, op, body);
     if (!r->at.n)
         lookup_now(&settings.dynamodb.host, &r->at);
     Asked got = http_ask(&r->at, request, &a, after(ms), why);
@@ -2443,7 +2437,9 @@ static Request rdv_turn(Rdv *r, int registered, Why why)
 {
     if (settings.rendezvous.kind == PLACE_DIR) {
         dir_read(r->peer_file, r->theirs);
-        return registered || dir_register(r, why) ? REQUEST_DONE : REQUEST_FAILED;
+        if (!registered && !dir_register(r, why))
+            return REQUEST_FAILED;
+        return REQUEST_DONE;
     }
     if (registered)
         return dynamo_ask(r, "GetItem", "\"ConsistentRead\":true", LOOK_MS, why);
@@ -2474,7 +2470,7 @@ static int rdv_meet(Rdv *r, int fd)
 {
     int is_dir = settings.rendezvous.kind == PLACE_DIR;
     int pause_ms = is_dir ? 20 : 50, longest_ms = is_dir ? 200 : 1000;
-    int registered = 0;
+    int registered = 0, reached = 0;        /* reached: a request may have had an effect */
     char last[sizeof r->theirs];
     Why trouble = "";
     News news = { .why = "" };
@@ -2482,34 +2478,35 @@ static int rdv_meet(Rdv *r, int fd)
         strcpy(last, r->theirs);
         Request got = rdv_turn(r, registered, news.why);
         if (got == REQUEST_FAILED) break;
+        reached = 1;
         if (got == REQUEST_AGAIN && !equal(trouble, news.why)) {
             strcpy(trouble, news.why);
             SAY("%s: %s: trying again", settings.rendezvous.text, trouble);
         }
-        if (got == REQUEST_DONE && !(registered && equal(last, r->theirs))) {
+        int is_news = !registered || !equal(last, r->theirs);
+        if (got == REQUEST_DONE && is_news) {
             news.was_there = !registered;
             registered = 1;
             rdv_tell(r, fd, &news);
         }
         if (wait_for_one(fd, POLLIN, after(pause_ms)))
-            return registered || trouble[0];
+            return 1;
         pause_ms += pause_ms / 2;
         if (pause_ms > longest_ms)
             pause_ms = longest_ms;
     }
     news.what = NEWS_FAILED;
     socket_send(fd, &news, sizeof news, 0);
-    return registered || trouble[0];
+    return reached;
 }
 
 /* Run the rendezvous process of S: meet the peer, then withdraw. */
-static void rdv_run(int fd, const Stream *s, const Creds *creds)
+static void rdv_run(int fd, const Stream *s)
 {
     Rdv *r = allocate(1, sizeof *r);
     char name[3 * NAME_LEN + 1];
     Why why;
     r->s = s;
-    r->creds = *creds;
     key_to_name(s->key, name);
     sprintf(r->dir, "%s/%s", settings.rendezvous.name, name);
     sprintf(r->file, "%s/N_%u", r->dir, s->me);
@@ -2628,6 +2625,12 @@ static int same_in_constant_time(const byte *a, const byte *b)
     return differ == 0;
 }
 
+/* 1: C is connected, and the handshake goes on. */
+static int conn_is_up(const Conn *c)
+{
+    return c->state == CONN_HELLO || c->state == CONN_PROOF || c->state == CONN_GO;
+}
+
 /* Give up C, and count it as WHAT, because of WHY. If C is a target's, the next attempt is due in
  * PAUSE_MS; the reset lets its two ports be joined again at once. */
 static void conn_drop(Punch *p, Conn *c, Outcome what, Str why, long long pause_ms)
@@ -2680,11 +2683,13 @@ static void target_try(Punch *p, Conn *c)
         c->end = after(RECONNECT_MS);
 }
 
-static void conn_send(Punch *p, Conn *c, const void *m, size_t n)
+/* Send N bytes at M over C. If that fails, C is given up. */
+static int conn_send(Punch *p, Conn *c, const void *m, size_t n)
 {
     errnum error = send_message(c->fd, m, n);
-    if (error)
-        conn_failed(p, c, strerror(error));
+    if (!error) return 1;
+    conn_failed(p, c, strerror(error));
+    return 0;
 }
 
 /* C is connected: the handshake begins. */
@@ -2732,11 +2737,8 @@ static void conn_proof(Punch *p, Conn *c)
         p->state = PUNCH_FAILED;
     } else if (p->s->me > p->s->peer)
         c->end = never();
-    else {
-        conn_send(p, c, "G", 1);
-        if (c->state == CONN_GO)
-            conn_choose(p, c);
-    }
+    else if (conn_send(p, c, "G", 1))
+        conn_choose(p, c);
 }
 
 /* What C awaits has come whole. */
@@ -2846,7 +2848,7 @@ static void punch_peer(Punch *p, const News *news)
     third.port = news->local.port;
     FOR_EACH(Conn, c, p->conns, CONNS_MAX) {
         c->is_target = 0;
-        if (c->state > CONN_CONNECTS) continue;
+        if (conn_is_up(c)) continue;
         reset_fd(&c->fd);
         c->state = CONN_FREE;
     }
@@ -2888,26 +2890,42 @@ static void punch_count_open(Punch *p)
     FOR_EACH(Conn, c, p->conns, CONNS_MAX) {
         if (c->state == CONN_CONNECTS)
             p->tried[TRIED_TIMED_OUT].n++;
-        if (c->state > CONN_CONNECTS)
+        if (conn_is_up(c))
             p->tried[TRIED_UNPROVEN].n++;
+        if (c->state == CONN_GO)
+            NOTE(p->tried[TRIED_UNPROVEN].why, "node %u has not chosen it", p->s->peer);
+    }
+}
+
+/* Add to T how often which attempts failed. */
+static void punch_add_tried(const Punch *p, Text *t)
+{
+    static const Str what[OUTCOMES] = {
+        [TRIED_TIMED_OUT] = "attempts timed out", [TRIED_REFUSED] = "refused",
+        [TRIED_OTHER] = "failed: ", [TRIED_UNPROVEN] = "without handshake: " };
+    Str separator = ":";
+    TIMES(i, OUTCOMES) {
+        int n = p->tried[i].n;
+        if (!n) continue;
+        add(t, "%s %d %s", separator, n, what[i]);
+        if (i == TRIED_OTHER || i == TRIED_UNPROVEN)
+            add(t, "%s", p->tried[i].why);
+        separator = ",";
     }
 }
 
 /* The time is over: fail, and write into p->why what was tried. */
 static void punch_timed_out(Punch *p)
 {
-    static const Str what[OUTCOMES] = { "attempts timed out", "refused", "failed: ",
-                                                "without handshake: " };
     static const Str hints[] = {
-        "; see by pashlib addr, with two STUN servers, whether the NAT here gives a different "
-            "port to every destination",
-        "",
-        "; the NAT here gives a different port to every destination "
+        [MAPPING_UNKNOWN] = "; see by pashlib addr, with two STUN servers, whether the NAT here "
+            "gives a different port to every destination",
+        [MAPPING_INDEPENDENT] = "",
+        [MAPPING_DEPENDENT] = "; the NAT here gives a different port to every destination "
             "(mapping=endpoint-dependent)" };
     const Addr *external = &p->peer.external, *local = &p->peer.local;
-    long long tenths = (after(50).ms - p->began.ms) / 100;
+    long long tenths = (after(0).ms - p->began.ms + 50) / 100;
     double seconds = (double)tenths / 10;
-    Str separator = ": ";
     Text t = { p->why, WHY_MAX, 0 };
     p->state = PUNCH_FAILED;
     if (p->peer.what == NEWS_ABSENT) {
@@ -2919,17 +2937,8 @@ static void punch_timed_out(Punch *p)
     add(&t, "no connection to node %u (external %s, local %s) from %s within %g s", p->s->peer,
         external->port ? SHOW(external) : "none", local->port ? SHOW(local) : "none",
         SHOW(&p->s->external), seconds);
-    TIMES(i, OUTCOMES) {
-        if (!p->tried[i].n)
-            continue;
-        add(&t, "%s%d %s", separator, p->tried[i].n, what[i]);
-        if (i >= TRIED_OTHER)
-            add(&t, "%s", p->tried[i].why);
-        separator = ", ";
-    }
-    if (*separator == ':')
-        add(&t, ": it has no usable address");
-    else if (p->s->source == SOURCE_STUN)
+    punch_add_tried(p, &t);
+    if (p->s->source == SOURCE_STUN)
         add(&t, "%s", hints[p->s->mapping]);
 }
 
@@ -2980,7 +2989,7 @@ static void punch_turn(Punch *p)
             target_event(p, c);
         else if (fds[AT_CONNS + i].revents)
             conn_read(p, c);
-        else if (c->state > CONN_PAUSES && over(c->end))
+        else if (conn_is_up(c) && over(c->end))
             conn_failed(p, c, "it did not complete the handshake in time");
     }
     if (p->state != PUNCH_GOES_ON) return;
@@ -3249,13 +3258,14 @@ static int frame_begin(Flow *f, Why why)
     if (in.what == MOVED_NOTHING) return 1;
     if (in.what == MOVED_FAILED)
         return FAIL(why, "reading %.300s: %s", f->s->path, strerror(in.error));
+    size_t data = holds ? holds : in.n;
     f->at_end = in.what == MOVED_END;
     f->left = holds;
-    f->total += holds + in.n;
+    f->total += data;
     f->done = 0;
     f->header = f->at_end ? 12 : 4;
     f->have = f->header + in.n;
-    put(f->buf, 4, holds + in.n);
+    put(f->buf, 4, data);
     if (f->at_end)
         put(f->buf + 4, 8, f->total);
     return 1;
@@ -3362,9 +3372,9 @@ static FramesGot frames_read(Frames *f, int sock, byte *buf, size_t max, size_t 
     }
     f->have += in.n;
     if (f->have == 12) return FRAMES_END;
+    if (f->have != 4) return FRAMES_NOTHING;
     uint64_t length = get(f->head, 4);
-    if (f->have != 4 || length == 0)
-        return FRAMES_NOTHING;
+    if (length == 0) return FRAMES_NOTHING;                     /* the total follows */
     if (length > FRAME_MAX)
         return FAIL(why, "a frame of %llu bytes is none", (bytes)length);
     f->left = (size_t)length;
@@ -3429,7 +3439,9 @@ static Ended receiver_write(Flow *f, Why why)
     else
         out = moved("write", f->fd,
                     write(f->fd, f->buf + f->done, n));
-    if (out.error == EPIPE) return ENDED_GONE;
+    /* Only the output gives these: a connection that has ended gives 0, or ECONNRESET to move(). */
+    if (out.error == EPIPE || (copied && f->is_socket && out.error == ECONNRESET))
+        return ENDED_GONE;
     if (out.what == MOVED_FAILED && copied)
         return FAIL(why, "writing %.300s: %s", f->s->path, strerror(out.error));
     if (out.what == MOVED_FAILED)
@@ -3439,9 +3451,11 @@ static Ended receiver_write(Flow *f, Why why)
     f->total += out.n;
     if (copied) f->done += out.n;
     else f->in.left -= out.n;
-    /* If nothing moved although the awaited end was ready, the other end was not. */
-    int other_lacks = !copied && out.what == MOVED_NOTHING && f->waits == FOR_SOCKET;
-    f->waits = f->done < f->have || other_lacks ? FOR_OUTPUT : FOR_SOCKET;
+    /* If nothing was moved although the socket was ready, the output was not. */
+    int output_lacks = !copied && out.what == MOVED_NOTHING && f->waits == FOR_SOCKET;
+    f->waits = FOR_SOCKET;
+    if (f->done < f->have || output_lacks)
+        f->waits = FOR_OUTPUT;
     return ENDED_NOT;
 }
 
@@ -3565,7 +3579,7 @@ static int transfer(const Stream *s, int fd, int sock, Why why)
 /* ---- 11. command line: parse it, a child for every stream, gather the results -----------------
  * Touches standard output (addr, --help, --version), signals, the limit of descriptors, processes,
  * and descriptors 0, 1 and 2 (opened on /dev/null if closed, replaced by let_go()). It completes
- * `settings` with the endpoint and the text of the rendezvous, and drops STUN servers. */
+ * `settings` with the endpoint and the text of the rendezvous. */
 
 #define EXIT_USAGE 2                        /* the command line or a setting is wrong */
 #define STREAM_WORDS 5
@@ -3573,9 +3587,11 @@ static int transfer(const Stream *s, int fd, int sock, Why why)
 /* Flush standard output. Returns an exit status; on EXIT_FAILURE, the reason was logged. */
 static int printed(void)
 {
-    if (fflush(stdout) == 0 && !ferror(stdout))
-        return EXIT_SUCCESS;
-    COMPLAIN("standard output: %s", strerror(errno));
+    errnum error = error_of(fflush(stdout));
+    if (!error && ferror(stdout))
+        error = EIO;                        /* an earlier write failed */
+    if (!error) return EXIT_SUCCESS;
+    COMPLAIN("standard output: %s", strerror(error));
     return EXIT_FAILURE;
 }
 
@@ -3697,24 +3713,18 @@ static void standard_open(void)
     }
 }
 
-/* Raise the limit of descriptors to the maximum, and drop STUN servers that it has no room for. */
-static void descriptors_fit(int streams)
+/* Raise the limit of descriptors to the maximum. */
+static void descriptors_raise(void)
 {
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) < 0)
         return;
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
-    for (; settings.stun.n > 1; settings.stun.n--) {
-        rlim_t need = (rlim_t)streams * (unsigned)(settings.stun.n + 2) + 64;
-        if (need <= files.rlim_cur) return;
-        SAY("too few descriptors to ask STUN server %s, too",
-            settings.stun.list[settings.stun.n - 1].name);
-    }
 }
 
 /* What the processes of a stream get. MASK: the signals that were blocked at our start. */
-typedef struct { Stream *all; int n; Stream *s; Creds creds; sigset_t mask; } Start;
+typedef struct { Stream *all; int n; Stream *s; sigset_t mask; } Start;
 
 /* Close standard input and output except KEEP (-1: neither), and the listeners and STUN connections
  * of all streams except ONE (NULL: none): otherwise they would stay open here after their own
@@ -3723,6 +3733,8 @@ typedef struct { Stream *all; int n; Stream *s; Creds creds; sigset_t mask; } St
 static void let_go(const Start *start, const Stream *one, int keep)
 {
     int none = socket(AF_UNIX, SOCK_DGRAM, 0);
+    if (none < 0)
+        die("socket", errno);
     FOR_EACH(Stream, s, start->all, start->n) {
         if (s == one) continue;
         close_fd(&s->listener);
@@ -3739,7 +3751,7 @@ static void rdv_job(int fd, const void *arg)
 {
     const Start *start = arg;
     let_go(start, NULL, -1);
-    rdv_run(fd, start->s, &start->creds);
+    rdv_run(fd, start->s);
 }
 
 /* Job: join a stream with its peer and carry it. Its exit status is the stream's. */
@@ -3873,15 +3885,13 @@ static int streams_wait(Stream *s, int n, const sigset_t *wanted, int *status)
 /* Carry the N streams. Returns the exit status, or ends by the signal that ended the streams. */
 static int carry(Stream *s, int n)
 {
-    Start start = { .all = s, .n = n, .creds = settings.creds };
-    Creds *fetched = NULL;
+    Start start = { .all = s, .n = n };
     sigset_t wanted;
-    if (settings.rendezvous.kind == PLACE_DYNAMODB && !settings.creds.id[0])
-        fetched = &start.creds;
-    descriptors_fit(n);
-    signals_begin(&wanted);
-    if (!discover(s, n, 0, fetched))
+    int role = settings.rendezvous.kind == PLACE_DYNAMODB && !settings.creds.id[0];
+    descriptors_raise();
+    if (!discover(s, n, 0, role))
         return EXIT_FAILURE;
+    signals_begin(&wanted);
     SAY("rendezvous %s", settings.rendezvous.text);
     sigprocmask(SIG_BLOCK, &wanted, &start.mask);
     int status = streams_start(&start) ? EXIT_SUCCESS : EXIT_FAILURE;
@@ -3895,12 +3905,14 @@ static int carry(Stream *s, int n)
 
 static int print_addresses(void)
 {
-    static const Str sources[] = { "", "stun", "PASH_PUBLIC_ADDR", "PASH_PUBLIC_IP", "imds",
-                                   "local" };
-    static const Str mappings[] = { "", "mapping=endpoint-independent\n",
-                                    "mapping=endpoint-dependent\n" };
+    static const Str sources[] = {
+        [SOURCE_STUN] = "stun", [SOURCE_PUBLIC_ADDR] = "PASH_PUBLIC_ADDR",
+        [SOURCE_PUBLIC_IP] = "PASH_PUBLIC_IP", [SOURCE_IMDS] = "imds", [SOURCE_LOCAL] = "local" };
+    static const Str mappings[] = {
+        [MAPPING_UNKNOWN] = "", [MAPPING_INDEPENDENT] = "mapping=endpoint-independent\n",
+        [MAPPING_DEPENDENT] = "mapping=endpoint-dependent\n" };
     Stream s = { .listener = -1, .udp = -1, .stun = -1 };
-    if (!discover(&s, 1, 1, NULL))
+    if (!discover(&s, 1, 1, 0))
         return EXIT_FAILURE;
     printf("local_addr=%s\nexternal_addr=%s\nsource=%s\n%s", SHOW(&s.local), SHOW(&s.external),
            sources[s.source], mappings[s.mapping]);

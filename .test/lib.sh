@@ -2,10 +2,11 @@
 # What cases are made of. test.sh reads this file, then the files of the groups that it runs.
 #
 # A case runs in a shell of its own. It finds:
-#   $P      the program under test (no blanks in it)
+#   $P      the program under test, built from pashlib.c as it is now (no blanks in it: it needs no quotes)
 #   $tmp    a directory of its own, empty at the start; TMPDIR is the same, and the rendezvous is dir:$tmp/rdv
 #   $work   the run's directory; $shared is the part of it that the group's GROUP_setup fills
-# The environment holds none of the caller's settings, and says: no STUN, no IMDS, public address 127.0.0.1.
+# The environment holds none of the caller's settings, and says: no STUN, no IMDS, public address 127.0.0.1, and
+# PASH_PEER_TIMEOUT_MS=20000. Other settings go through env: run env PASH_LOG=debug $P addr; run env -u NAME ...
 
 # ---- checks: each is one of the case's checks ----
 
@@ -42,6 +43,9 @@ hasnt() {                                           # NAME FILE BASIC-REGEX: the
         fail "$1" "want: no line of $2 that matches $3" " got: $(head -c 1500 "$2")"
     else pass "$1"; fi
 }
+absent() {                                          # NAME FILE: there is no such file
+    if [ -e "$2" ]; then fail "$1" "want: no file $2"; else pass "$1"; fi
+}
 need() {                                            # NAME PROGRAM...: a skip, and 1, where a program is missing
     need_name=$1
     shift
@@ -62,7 +66,8 @@ compile() {                                         # COMMAND...: as run, but it
     "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
     status=$?
 }
-# Ask every 50 ms at first, later less often: each sleep costs a process, and many cases wait at the same time.
+# Ask every 50 ms at first, later less often: each sleep costs a process, and many cases wait at the same time. It says
+# nothing when it gives up: until_true ... || fail NAME.
 until_true() {                                      # COMMAND...: until it holds; 1 after 40 s
     tries=0
     while ! "$@" >/dev/null 2>&1; do
@@ -118,6 +123,7 @@ both() {                                            # NAME WANT: wait for S and 
     sent=$status
     ended R
     is "$1" "$2" "$sent $status"
+    [ "$2" = "$sent $status" ] || tail -n 5 "$tmp/S.err" "$tmp/R.err" | sed 's/^/      /'
 }
 pair() {                                            # NAME: $tmp/in goes to $tmp/got through S and R, whole
     rm -f "$tmp/got"
@@ -127,7 +133,7 @@ pair() {                                            # NAME: $tmp/in goes to $tmp
     is "$1: the data" "$(sha256sum <"$tmp/in")" "$(sha256sum <"$tmp/got")"
     left_nothing "$1"
 }
-left_nothing() {                                    # NAME: the rendezvous directory holds nothing
+left_nothing() {                                    # NAME: the rendezvous directory, if it is there, holds nothing
     is "$1: no registration is left" '' "$(find "$tmp/rdv" -mindepth 1 2>/dev/null)"
 }
 

@@ -74,6 +74,9 @@ runner_list() { # -l lists the groups and their cases, and what they show
     has 'the group' "$tmp/out" '^mini: small cases$'
     has 'a case' "$tmp/out" '^  mini.wrong - it fails$'
     is 'all of them' 11 "$(wc -l <"$tmp/out")"
+    # If it went on to run all, it would not find the groups of a full run.
+    run sh -c "{ sleep 0.5; $as_user $shared/repo/test.sh -l; } | true"
+    hasnt 'nothing is run where nobody reads the list' "$tmp/err" 'there is no group'
 }
 runner_unknown() { # a group or a case that does not exist: exit 2, and those that do are named
     nested mini nonsense

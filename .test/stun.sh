@@ -96,8 +96,8 @@ stun_tcp_failures() { # by TCP, an answer too long or cut, an error, and a serve
         addr PASH_STUN_SERVER="tcp:$(server "$mode")"
         failed_with "$mode" "tcp:$(server "$mode")" "$reason"
     done <<'END'
-huge Message too long
-half Connection reset by peer
+huge its answer is too long
+half it closed the connection
 error error 420 Un\\x1b\[31mknown
 END
     addr PASH_STUN_SERVER=tcp:127.0.0.1:9
