@@ -13,8 +13,8 @@
  * Results. Every function keeps to one convention:
  *   - An int that answers a question, or says whether something was done, is 1 for yes and 0 for
  *     no. Where the function takes WHY, an array of WHY_MAX bytes, WHY has the reason after a 0.
- *   - Where more than two things can happen, the result is an enum that names them. FAIL() gives
- *     the first name of it, which is a failure.
+ *   - Where more than two things can happen, the result is an enum that names them. Its first name
+ *     means failure, and FAIL() gives it.
  *   - An errnum is an error number of errno.h, or 0 where nothing failed.
  *   - Any other result (a size, a count, milliseconds, an exit status) is what the name or the
  *     comment of the function says, or goes through pointers.
@@ -304,7 +304,7 @@ typedef struct {
     char authority[HOST_MAX + 16], path[256];
 } Url;
 
-/* The credentials for DynamoDB. ID is empty: there are none, and WHY has the reason. */
+/* The credentials for DynamoDB. If ID is empty, there are none, and WHY has the reason. */
 typedef struct {
     char id[SECRET_MAX], secret[SECRET_MAX], token[SECRET_MAX];
     char until[32];                         /* YYYY-MM-DDThh:mm:ssZ; empty: they never expire */
@@ -331,8 +331,9 @@ static struct {
  * no room. */
 static struct { Str role, key; int stuck; } log_state;
 
-/* Write SIZE bytes, once more if a signal came first. ENOSPC: not all of them found room. */
-static errnum write_whole(int fd, const void *p, size_t size)
+/* Write SIZE bytes by one write(), or by another if a signal came first. ENOSPC: not all of them
+ * found room. */
+static errnum write_once(int fd, const void *p, size_t size)
 {
     ssize_t n;
     do n = write(fd, p, size);
@@ -341,9 +342,9 @@ static errnum write_whole(int fd, const void *p, size_t size)
     return n == (ssize_t)size ? 0 : ENOSPC;
 }
 
-/* Write a line to standard error. The line is lost if there is no room within a second, or, when
- * the last line was lost, at once: logging must not stop the work. Nor may a reader that has gone
- * end us: SIGPIPE is blocked meanwhile and then taken back. */
+/* Write a line to standard error. It waits up to a second for room, or not at all if the last line
+ * was lost; without room, the line is lost: logging must not stop the work. Nor may a reader that
+ * has gone end us: SIGPIPE is blocked meanwhile and then taken back. */
 static void log_write(Str line, size_t len)
 {
     struct pollfd room = { 2, POLLOUT, 0 };
@@ -356,7 +357,7 @@ static void log_write(Str line, size_t len)
     sigemptyset(&sigpipe);
     sigaddset(&sigpipe, SIGPIPE);
     sigprocmask(SIG_BLOCK, &sigpipe, &old_mask);
-    if (write_whole(2, line, len) == EPIPE) {
+    if (write_once(2, line, len) == EPIPE) {
         sigpending(&pending);
         if (sigismember(&pending, SIGPIPE))
             sigwait(&sigpipe, &sig);
@@ -573,7 +574,8 @@ typedef struct {
     Str what;
 } Setting;
 
-/* This table of all settings parses them and prints --help; the tests compare README with it. */
+/* All settings. settings_read() parses by this table, and --help prints it. The tests compare
+ * README with it. */
 static const Setting setting_table[] = {
 #define ROW(name, dflt, type, member, what) { name, dflt, parse_##type, &settings.member, what }
     ROW("PASH_NO_HOLEPUNCH", NULL, flag, no_holepunch, "1: ask neither STUN nor IMDS"),
@@ -649,7 +651,7 @@ static Deadline after(long long ms)
     return (Deadline){ clock_ms(CLOCK_MONOTONIC) + ms };
 }
 
-/* Give a day from now: nothing here takes that long. */
+/* Give a day from now. Who uses it wakes up then, and waits again. */
 static Deadline never(void)
 {
     return after(MS_MAX);
@@ -760,7 +762,7 @@ typedef struct {
 } Moved;
 
 /* Judge N, which CALL on FD has just returned, and its errno. */
-static Moved moved(Str call, int fd, ssize_t n)
+static Moved judge_moved(Str call, int fd, ssize_t n)
 {
     errnum error = error_of(n);
     traced(error, "%s(%d) = %zd", call, fd, n);
@@ -773,12 +775,12 @@ static Moved moved(Str call, int fd, ssize_t n)
 
 static Moved socket_recv(int fd, void *p, size_t size)
 {
-    return moved("recv", fd, recv(fd, p, size, 0));
+    return judge_moved("recv", fd, recv(fd, p, size, 0));
 }
 
 static Moved socket_send(int fd, const void *p, size_t size, int flags)
 {
-    return moved("send", fd, send(fd, p, size, MSG_NOSIGNAL | flags));
+    return judge_moved("send", fd, send(fd, p, size, MSG_NOSIGNAL | flags));
 }
 
 /* Send a message so small that the kernel's buffer always has room for it. ENOBUFS: it was cut. */
@@ -896,7 +898,7 @@ typedef struct { pid_t pid; int fd; } Job;
 typedef void Run(int fd, const void *arg);
 
 /* Start a child that calls RUN(its end of a socket pair, ARG). On Linux, the child ends with its
- * parent. It sees a SIGPIPE as an error. */
+ * parent. In the child, to write where nobody reads is an error, EPIPE, and no signal. */
 static int job_start(Job *j, Run *run, const void *arg, Why why)
 {
     int pair[2];                            /* ours, the child's */
@@ -947,7 +949,7 @@ static int job_read(int fd, void *p, size_t size)
 
 static void job_write(int fd, const void *p, size_t size)
 {
-    if (write_whole(fd, p, size) != 0)
+    if (write_once(fd, p, size) != 0)
         _exit(1);                                         /* nobody waits for the answer any more */
 }
 
@@ -1406,8 +1408,8 @@ static int json_escape(Json *j)
     return found ? values[found - names] : 0;
 }
 
-/* Take a string, and write it into OUT if it fits into MAX bytes. Returns how many bytes it needs,
- * NUL included; 0: it is no string. */
+/* Take a string, and write as much of it as fits into OUT (MAX bytes). It ends in a NUL only if all
+ * of it fits. Returns how many bytes it needs, NUL included; 0: it is no string. */
 static size_t json_string(Json *j, char *out, size_t max)
 {
     size_t n = 0;
@@ -1567,8 +1569,9 @@ static int creds_fetch(Creds *c, Why why)
     Response r = { m, sizeof m, 0, NULL, 0 };
     if (settings.imds_off)
         return FAIL(why, "AWS_EC2_METADATA_DISABLED is true");
+    /* Each question has its own time, since each may wait for a token. */
     if (!imds_get(base, no_role, &r, after(IMDS_MS), why))
-        return 0;                                               /* Each may wait 1 s for a token. */
+        return 0;
     int role = (int)strcspn(r.body, " \t\r\n?#");
     if (role == 0)
         return FAIL(why, "%s", no_role);
@@ -2253,7 +2256,7 @@ static int dir_register(Rdv *r, Why why)
         if (fd < 0 && errno == ENOENT) continue;
         if (fd < 0)
             return FAIL(why, "%.300s: %s", r->new_file, strerror(errno));
-        errnum error = write_whole(fd, r->mine, strlen(r->mine));
+        errnum error = write_once(fd, r->mine, strlen(r->mine));
         if (close(fd) < 0 && !error)
             error = errno;
         if (!error && rename(r->new_file, r->file) < 0)
@@ -2432,7 +2435,8 @@ static Request dynamo_withdraw(Rdv *r, Deadline end, Why why)
 
 /* -- the process -- */
 
-/* Register, or, once REGISTERED, look, for LOOK_MS at most, so that there is time to withdraw. */
+/* Register, or, once REGISTERED, look. A look takes LOOK_MS, and what it takes to look up DynamoDB
+ * and to renew credentials: withdrawing after a signal may then be cut short. */
 static Request rdv_turn(Rdv *r, int registered, Why why)
 {
     if (settings.rendezvous.kind == PLACE_DIR) {
@@ -2822,8 +2826,8 @@ static void punch_accept(Punch *p)
     conn_up(p, c);
 }
 
-/* Make A a target, unless it is unusable, ours, or a target already, or is a loopback address while
- * none of ours is. */
+/* Make A a target, unless it is unusable, ours, or a target already, or is a loopback address with
+ * our own port, or while none of ours is one. */
 static void target_add(Punch *p, Addr a)
 {
     const Addr *local = &p->s->local, *external = &p->s->external;
@@ -2854,6 +2858,7 @@ static void punch_peer(Punch *p, const News *news)
     }
     p->peer = *news;
     p->began = after(0);
+    /* A registration that was there before ours may be left over, and its node may come late. */
     p->limit = after(news->was_there ? settings.peer_ms : settings.connect_ms);
     SAY("connecting from %s to %s", SHOW(&p->s->external),
         SHOW(news->external.port ? &news->external : &news->local));
@@ -3037,14 +3042,16 @@ static int punch(Stream *s, int rdv, int *sock, Why why)
 #define FIFO_MS 1000                        /* ms until we say that a FIFO's other end is missing */
 #define FIFO_SIZE (1 << 20)                 /* bytes that a FIFO is to hold */
 #define FIFOS_SIZE (32 << 20)               /* bytes that all FIFOs may hold */
-#define FEW (1 << 14)                       /* If a FIFO holds fewer bytes, it is worth a wait. */
-#define GATHER_NS 150000                    /* ns; that wait */
-#define BUSY_MS 2                           /* ms; so long after a frame, a FIFO is busy */
+/* A FIFO with fewer than FEW bytes is given GATHER_NS (ns) to collect more, if the last frame was
+ * sent less than BUSY_MS ago. */
+#define FEW (1 << 14)
+#define GATHER_NS 150000
+#define BUSY_MS 2
 #define LOWAT_MAX (1 << 18)                 /* bytes waited for at the socket */
 #define LOWAT_MS 10                         /* ms; longest wait for so many */
 #define SAID_ALIVE (UINT64_MAX - 1)
 #define SAID_GONE UINT64_MAX
-typedef unsigned long long bytes;           /* printf has a short name for it, unlike uint64_t */
+typedef unsigned long long Count;           /* of bytes; printf has a short name for it */
 
 /* How a transfer ended. GONE: the reader of the output went away. NOT: it goes on. */
 typedef enum { ENDED_FAILED, ENDED_GONE, ENDED_WHOLE, ENDED_NOT } Ended;
@@ -3062,7 +3069,7 @@ typedef struct {
     size_t write_max;                       /* bytes that can be written without sleeping */
     byte *buf;
     size_t have, done;
-    bytes total;                            /* data that was read (sender) or written (receiver) */
+    Count total;                            /* data that was read (sender) or written (receiver) */
     /* of the sender: */
     size_t header;                          /* bytes at the start of BUF that are not data */
     size_t left;                            /* bytes of the frame to move after those in BUF */
@@ -3079,9 +3086,9 @@ typedef struct {
     Deadline alive;                         /* until then, the sender need not hear of us */
 } Flow;
 
-/* Linux moves the bytes of a FIFO without copying them, in an eighth of nc's time. It sleeps for
- * neither end, even if that is standard input or output and may block. Files are copied: splice()
- * passes pages by reference, so a later write to the file would change data in flight. */
+/* Linux moves the bytes of a FIFO without copying them, in an eighth of nc's time. splice() never
+ * sleeps here, even if standard input or output may block. Files are copied: splice() passes pages
+ * by reference, so a later write to the file would change data in flight. */
 #if defined __linux__ && !defined PASHLIB_NO_SPLICE
 #define CAN_MOVE 1
 #define MORE_FOLLOWS MSG_MORE
@@ -3094,16 +3101,16 @@ typedef struct {
 #define PAUSE_NS(ns) ((void)(ns))
 #endif
 
-static Moved move(int from, int to, size_t n)
+static Moved splice_bytes(int from, int to, size_t n)
 {
-    return moved("splice", to, SPLICE(from, to, n));
+    return judge_moved("splice", to, SPLICE(from, to, n));
 }
 
-/* Make FD the input or output. A write takes no more than poll() promises room for, since a
- * receiver that sleeps in a write cannot say that it lives: one byte at a terminal, PIPE_BUF at a
- * pipe; files and devices do not sleep. A FIFO is enlarged: one of 64 KiB costs twice the time of
- * one of 1 MiB. All FIFOs together take half of what Linux gives an ordinary user; beyond that, new
- * ones would be very small. */
+/* Make FD the input or output. A receiver that sleeps in write() cannot say that it lives. So one
+ * write takes no more than poll() promises room for: one byte at a terminal, PIPE_BUF at a pipe.
+ * Writes to files and devices are taken not to sleep. A FIFO is enlarged: one of 64 KiB costs twice
+ * the time of one of 1 MiB. All FIFOs together take half of what Linux gives an ordinary user;
+ * beyond that, new ones would be very small. */
 static void flow_open(Flow *f, int fd)
 {
     struct stat st = { 0 };
@@ -3185,7 +3192,7 @@ static int path_opened(Flow *f, Why why)
 }
 
 /* How many bytes of the data have not been passed on. */
-static bytes unsent(const Flow *f)
+static Count unsent(const Flow *f)
 {
     size_t from = f->done > f->header ? f->done : f->header;
     return f->have - from + f->left;
@@ -3193,7 +3200,7 @@ static bytes unsent(const Flow *f)
 
 static Ended connection_lost(const Flow *f, Why why)
 {
-    bytes n = f->total - (f->s->sends ? unsent(f) : 0);
+    Count n = f->total - (f->s->sends ? unsent(f) : 0);
     return FAIL(why, "connection lost after %llu bytes: output is incomplete", n);
 }
 
@@ -3242,8 +3249,8 @@ static int frame_pending(const Flow *f)
 }
 
 /* Begin the next frame, if there is input: all that a FIFO holds, or what one read() gives. If that
- * is little and soon after the last frame, wait for more: at 100 bytes a write, that takes a fifth
- * of the time. */
+ * is little and soon after the last frame, wait for more: where the input is written 100 bytes at a
+ * time, this cuts the time of the transfer to a fifth. */
 static int frame_begin(Flow *f, Why why)
 {
     Moved in = { MOVED_SOME, 0, 0 };
@@ -3253,7 +3260,7 @@ static int frame_begin(Flow *f, Why why)
         holds = input_holds(f);
     }
     if (!holds)
-        in = moved("read", f->fd,
+        in = judge_moved("read", f->fd,
                    read(f->fd, f->buf + 4, PASHLIB_BUFFER));
     if (in.what == MOVED_NOTHING) return 1;
     if (in.what == MOVED_FAILED)
@@ -3281,7 +3288,7 @@ static Moved frame_send(Flow *f)
         if (copied)
             out = socket_send(f->sock, f->buf + f->done, copied, more);
         else
-            out = move(f->fd, f->sock, f->left);
+            out = splice_bytes(f->fd, f->sock, f->left);
         if (copied) f->done += out.n;
         else f->left -= out.n;
     }
@@ -3336,11 +3343,11 @@ static int send_stream(Flow *f, Why why)
 {
     f->quiet = after(QUIET_MS);
     if (send_frames(f, why) == ENDED_FAILED) return 0;
-    bytes said = get(f->answer, 8), sent = f->total - unsent(f);
+    Count said = get(f->answer, 8), sent = f->total - unsent(f);
     if (said == SAID_GONE) {
         SAY("node %u needs no more: its reader went away", f->s->peer);
         socket_shutdown(f->sock);
-        /* A writer that has yet to open our FIFO gets SIGPIPE, too. */
+        /* Our job may still wait for the FIFO's writer, who shall get SIGPIPE, not hang. */
         while (f->opening.pid && !wait_for_one(f->fd, POLLIN, never()))
             continue;
     } else if (!f->at_end || frame_pending(f) || said != f->total)
@@ -3376,7 +3383,7 @@ static FramesGot frames_read(Frames *f, int sock, byte *buf, size_t max, size_t 
     uint64_t length = get(f->head, 4);
     if (length == 0) return FRAMES_NOTHING;                     /* the total follows */
     if (length > FRAME_MAX)
-        return FAIL(why, "a frame of %llu bytes is none", (bytes)length);
+        return FAIL(why, "a frame of %llu bytes is none", (Count)length);
     f->left = (size_t)length;
     f->have = 0;
     return FRAMES_NOTHING;
@@ -3433,13 +3440,13 @@ static Ended receiver_write(Flow *f, Why why)
     size_t copied = f->have - f->done, n = copied < f->write_max ? copied : f->write_max;
     Moved out;
     if (!copied)
-        out = move(f->sock, f->fd, f->in.left);
+        out = splice_bytes(f->sock, f->fd, f->in.left);
     else if (f->is_socket)
         out = socket_send(f->fd, f->buf + f->done, n, MSG_DONTWAIT);
     else
-        out = moved("write", f->fd,
+        out = judge_moved("write", f->fd,
                     write(f->fd, f->buf + f->done, n));
-    /* Only the output gives these: a connection that has ended gives 0, or ECONNRESET to move(). */
+    /* Only the output gives these: an ended connection gives 0, or ECONNRESET to splice(). */
     if (out.error == EPIPE || (copied && f->is_socket && out.error == ECONNRESET))
         return ENDED_GONE;
     if (out.what == MOVED_FAILED && copied)
@@ -3508,7 +3515,7 @@ static Ended recv_frames(Flow *f, Why why)
             got = receiver_read(f, why);
         if (got == FRAMES_BAD) return ENDED_FAILED;
     }
-    bytes total = get(f->in.head + 4, 8);
+    Count total = get(f->in.head + 4, 8);
     if (total == f->total) return ENDED_WHOLE;
     return FAIL(why, "received %llu bytes of %llu: output is incomplete",
                 f->total, total);
@@ -3746,7 +3753,7 @@ static void let_go(const Start *start, const Stream *one, int keep)
     close_fd(&none);
 }
 
-/* Job: the rendezvous process. No signal ends it, since it has to withdraw. */
+/* Job: the rendezvous process. The signals that end us do not end it, since it has to withdraw. */
 static void rdv_job(int fd, const void *arg)
 {
     const Start *start = arg;
@@ -3781,7 +3788,7 @@ static void nothing(int sig)
 
 /* Set WANTED to what the parent waits for: its children and the alarm, which the system would drop
  * if they were not caught, and the signals that end us, unless they were ignored at the start.
- * SIGPIPE is not left ignored. */
+ * SIGPIPE ends us even then. */
 static void signals_begin(sigset_t *wanted)
 {
     static const int signals[] = { SIGCHLD, SIGALRM, SIGPIPE, SIGHUP, SIGINT, SIGTERM };
