@@ -2180,7 +2180,7 @@ typedef struct {
     Lookup at;                              /* of DynamoDB; n 0: to be looked up (again) */
     int reached;                            /* 1: it has let us connect */
     int expired;                            /* it has refused the role's credentials as expired */
-    Deadline renew;                         /* they are not fetched again before */
+    Deadline renew;                         /* if that failed, they are not fetched again before */
     char answer[HTTP_MAX];
 } Rdv;
 
@@ -2317,6 +2317,7 @@ static void creds_renew(Rdv *r)
         return;
     *c = fresh;
     r->expired = 0;
+    r->renew = after(0);
 }
 
 /* Add to OUT an HTTP request that asks DynamoDB to do OP; BODY is its JSON. The headers are signed

@@ -174,6 +174,7 @@ MODES = {
     "forged": Mode(forgeries_first, forgery_first),     # rubbish and a forged answer before the good one
     "late": Mode(good, udp_delay=1.2, tcp_delay=0.3),   # by UDP, the client asks again before the answer is there
     "lose1": Mode(good, lose=1),                        # the first datagram is lost
+    "far": Mode(good, lose=1),                          # so it is here, where the server is 127.0.0.2
     "lose2": Mode(good, lose=2),                        # the first two datagrams are lost
     "pieces": Mode(good, pieces=True),                  # the answer comes one byte at a time
     "brief": Mode(good, tcp_open=0.5),                  # the TCP connection is closed soon after the answer
@@ -283,11 +284,11 @@ def send_tcp(connection, data, pieces):
         time.sleep(0.005)
 
 
-def listen_udp_and_tcp():
+def listen_udp_and_tcp(address):
     """Two sockets with the same port number, which is free for both."""
     while True:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        udp.bind(("127.0.0.1", 0))
+        udp.bind((address, 0))
         tcp = socket.socket()
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -302,7 +303,7 @@ def listen_udp_and_tcp():
 log = open(LIST + ".log", "w", 1)
 with open(LIST + ".new", "w") as ports:
     for mode_name in MODES:
-        udp_server, tcp_server = listen_udp_and_tcp()
+        udp_server, tcp_server = listen_udp_and_tcp("127.0.0.2" if mode_name == "far" else "127.0.0.1")
         ports.write("%s %d\n" % (mode_name, udp_server.getsockname()[1]))
         threading.Thread(target=serve_udp, args=(udp_server, mode_name), daemon=True).start()
         threading.Thread(target=serve_tcp, args=(tcp_server, mode_name), daemon=True).start()
