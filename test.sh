@@ -179,12 +179,12 @@ run_all() {
 -b sanitized cli settings stun discovery imds ports rendezvous processes
 -b sanitized dynamodb connect transfer readers
 -b portable transfer readers
-unit build faults audit valgrind machines soak runner
-cli settings stun discovery imds ports rendezvous dynamodb connect transfer readers processes
+unit build faults audit soak
+dynamodb connect transfer readers processes
+cli settings stun discovery imds ports rendezvous nat_never nat_loss
 nat nat_ports nat_addr
-nat_never nat_loss nat_long
-long
-fuzz
+long nat_long valgrind
+fuzz machines runner
 END
     trap 'kill $lanes 2>/dev/null; exit 1' INT TERM HUP
     wait $lanes
