@@ -46,8 +46,10 @@ discovery_coturn_tcp() { # a real STUN server, asked by TCP, over IPv4 and IPv6
     addr PASH_STUN_SERVER=tcp:127.0.0.1
     is 'exit 0, and by STUN' '0 stun' "$status $(value source)"
     is 'it sees the port that the stream has' "$(value local_addr)" "$(value external_addr)"
-    addr PASH_STUN_SERVER='tcp:[::1]:3478,tcp:localhost'
+    addr PASH_STUN_SERVER='tcp:[::1]:3478'
     has 'over IPv6' "$tmp/out" '^external_addr=\[::1\]:[0-9]*$'
+    addr PASH_STUN_SERVER=tcp:localhost
+    is 'by its name' "stun $(value local_addr)" "$(value source) $(value external_addr)"
 }
 discovery_no_such_name() { # a server whose name does not exist
     addr PASH_STUN_SERVER=no.such.name.invalid.
