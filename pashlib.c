@@ -1216,7 +1216,8 @@ static void stun_event(Query *q)
 
 #define HTTP_MAX (1 << 20)                  /* bytes of a response */
 #define IMDS_MAX 16384                      /* bytes of a response of IMDS */
-#define IMDS_MS 2000                        /* longest that a question to IMDS may take */
+#define IMDS_S 2                            /* seconds; longest that a question to IMDS may take */
+#define IMDS_MS (1000 * IMDS_S)
 #define IMDS_TOKEN_MS 1000                  /* longest that its token may take */
 typedef enum { HTTP_BAD, HTTP_MORE, HTTP_DONE } Http;           /* what a message is so far */
 
@@ -1605,7 +1606,8 @@ static void creds_job(int fd, const void *unused)
  * Jobs ask the resolver and IMDS. */
 
 #define HEAD_START_MS 750                   /* of STUN before the fallback chain */
-#define CREDS_MS (2 * IMDS_MS + 1000)       /* longest that the role's credentials may take */
+#define CREDS_S (2 * IMDS_S + 1)            /* longest that the role's credentials may take */
+#define CREDS_MS (1000 * CREDS_S)
 #define TICK_MS 20                          /* longest wait of a turn */
 /* Each descriptor has its place in an array of pollfds: jobs of servers, two others, queries. */
 #define AT_IMDS SERVERS_MAX
@@ -1830,12 +1832,12 @@ static void discovery_take(Job *j, const struct pollfd *f, void *p, size_t size,
     job_end(j);
 }
 
-/* End job J, which asks IMDS, when its time is over. */
-static void discovery_limit(Job *j, Deadline end, Why why)
+/* End job J, which asks IMDS, when its time of S seconds is over. */
+static void discovery_limit(Job *j, Deadline end, int s, Why why)
 {
     if (!j->pid || !over(end))
         return;
-    NOTE(why, "%s: no answer in time", settings.imds.authority);
+    NOTE(why, "%s: no answer within %d s", settings.imds.authority, s);
     job_end(j);
 }
 
@@ -1876,8 +1878,8 @@ static void discovery_turn(Discovery *d)
     TIMES(i, d->n_queries)
         if (f[AT_QUERIES + i].revents)
             stun_event(&d->queries[i]);
-    discovery_limit(&d->imds_job, d->imds_end, d->imds.why);
-    discovery_limit(&d->creds_job, d->creds_end, settings.creds.why);
+    discovery_limit(&d->imds_job, d->imds_end, IMDS_S, d->imds.why);
+    discovery_limit(&d->creds_job, d->creds_end, CREDS_S, settings.creds.why);
 }
 
 /* Write into WHY why STUN gave no address to S: the outcome of each server. */
