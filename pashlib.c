@@ -1955,7 +1955,7 @@ static int discovery_begin(Discovery *d, int role, Why why)
 
 /* Decide for each stream whose time has come. 1: something is still waited for: an address, the
  * credentials, or, if MAPPING is set, a second answer to the first stream within the head start. */
-static int discovery_waits(Discovery *d, int mapping)
+static int discovery_goes_on(Discovery *d, int mapping)
 {
     int waits = d->creds_job.pid != 0;
     FOR_EACH(Stream, s, d->streams, d->n) {
@@ -2010,7 +2010,7 @@ static int discover(Stream *s, int n, int mapping, int role)
     d.fds = allocate(d.n_queries + AT_QUERIES, sizeof *d.fds);
     if (!discovery_begin(&d, role, why))
         return COMPLAIN("%s", why);
-    while (discovery_waits(&d, mapping)) {
+    while (discovery_goes_on(&d, mapping)) {
         if (over(d.head) && !said) {
             said = 1;
             SAY("waiting for %s", d.n_servers ? "STUN or IMDS" : "IMDS");
@@ -2765,7 +2765,7 @@ static void conn_message(Punch *p, Conn *c)
 static void conn_read(Punch *p, Conn *c)
 {
     size_t want = HELLO;
-    if (c->state >= CONN_PROOF) want += HASH;
+    if (c->state != CONN_HELLO) want += HASH;
     if (c->state == CONN_GO) want++;
     Moved in = socket_recv(c->fd, c->in + c->have, want - c->have);
     c->have += in.n;
@@ -3314,9 +3314,9 @@ static void sender_wait(const Flow *f, struct pollfd *fds)
     wait_for(fds, 2, f->quiet);
 }
 
-/* Carry the input to the socket until the receiver has given its answer, ENDED_WHOLE. We look for
- * the answer while idle, while writing, and after a write that failed. */
-static Ended send_frames(Flow *f, Why why)
+/* Carry the input to the socket until the receiver has given its answer. 1: f->answer has it. We
+ * look for the answer while idle, while writing, and after a write that failed. */
+static int send_frames(Flow *f, Why why)
 {
     struct pollfd fds[2];
     for (;;) {
@@ -3324,18 +3324,18 @@ static Ended send_frames(Flow *f, Why why)
         sender_wait(f, fds);
         if (fds[0].revents & ~POLLOUT)
             heard = hear(f);
-        if (heard == HEARD_ANSWER) return ENDED_WHOLE;
+        if (heard == HEARD_ANSWER) return 1;
         if (heard == HEARD_LOST || over(f->quiet))
             return connection_lost(f, why);
         if (fds[1].revents && f->opening.pid) {
-            if (!path_opened(f, why)) return ENDED_FAILED;
+            if (!path_opened(f, why)) return 0;
         } else if (fds[1].revents && !frame_pending(f)) {
-            if (!frame_begin(f, why)) return ENDED_FAILED;
+            if (!frame_begin(f, why)) return 0;
         }
         Moved out = frame_send(f);
         if (out.what == MOVED_SOME || out.what == MOVED_NOTHING)
             continue;
-        if (hear(f) == HEARD_ANSWER) return ENDED_WHOLE;
+        if (hear(f) == HEARD_ANSWER) return 1;
         if (out.what == MOVED_FAILED)
             return connection_failed(f, out.error, why);
         return FAIL(why, "reading %.300s: another process reads from it, too", f->s->path);
@@ -3345,7 +3345,7 @@ static Ended send_frames(Flow *f, Why why)
 static int send_stream(Flow *f, Why why)
 {
     f->quiet = after(QUIET_MS);
-    if (send_frames(f, why) == ENDED_FAILED) return 0;
+    if (!send_frames(f, why)) return 0;
     Count said = get(f->answer, 8), sent = f->total - unsent(f);
     if (said == SAID_GONE) {
         SAY("node %u needs no more: its reader went away", f->s->peer);
