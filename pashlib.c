@@ -3314,9 +3314,9 @@ static void sender_wait(const Flow *f, struct pollfd *fds)
     wait_for(fds, 2, f->quiet);
 }
 
-/* Carry the input to the socket until the receiver has given its answer. 1: f->answer has it. We
- * look for the answer while idle, while writing, and after a write that failed. */
-static int send_frames(Flow *f, Why why)
+/* Carry the input to the socket until the receiver has given its answer. ENDED_WHOLE: it is in
+ * f->answer. We look for it while idle, while writing, and after a write that failed. */
+static Ended send_frames(Flow *f, Why why)
 {
     struct pollfd fds[2];
     for (;;) {
@@ -3324,18 +3324,18 @@ static int send_frames(Flow *f, Why why)
         sender_wait(f, fds);
         if (fds[0].revents & ~POLLOUT)
             heard = hear(f);
-        if (heard == HEARD_ANSWER) return 1;
+        if (heard == HEARD_ANSWER) return ENDED_WHOLE;
         if (heard == HEARD_LOST || over(f->quiet))
             return connection_lost(f, why);
         if (fds[1].revents && f->opening.pid) {
-            if (!path_opened(f, why)) return 0;
+            if (!path_opened(f, why)) return ENDED_FAILED;
         } else if (fds[1].revents && !frame_pending(f)) {
-            if (!frame_begin(f, why)) return 0;
+            if (!frame_begin(f, why)) return ENDED_FAILED;
         }
         Moved out = frame_send(f);
         if (out.what == MOVED_SOME || out.what == MOVED_NOTHING)
             continue;
-        if (hear(f) == HEARD_ANSWER) return 1;
+        if (hear(f) == HEARD_ANSWER) return ENDED_WHOLE;
         if (out.what == MOVED_FAILED)
             return connection_failed(f, out.error, why);
         return FAIL(why, "reading %.300s: another process reads from it, too", f->s->path);
@@ -3345,7 +3345,7 @@ static int send_frames(Flow *f, Why why)
 static int send_stream(Flow *f, Why why)
 {
     f->quiet = after(QUIET_MS);
-    if (!send_frames(f, why)) return 0;
+    if (send_frames(f, why) == ENDED_FAILED) return 0;
     Count said = get(f->answer, 8), sent = f->total - unsent(f);
     if (said == SAID_GONE) {
         SAY("node %u needs no more: its reader went away", f->s->peer);
