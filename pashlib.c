@@ -2165,8 +2165,8 @@ static void sigv4(const Creds *c, Str date, Str region, Str service,
 #define DIR_MAX (PLACE_MAX + 3 * 256)       /* bytes of a path */
 #define REQUEST_MS 5000                     /* longest that registering may take */
 #define LOOK_MS 2500                        /* longest that a look may take */
-#define RETRY_MS 250                        /* pause before withdrawing is tried again */
-#define RENEW_MS 30000                      /* between tries to renew credentials */
+#define RETRY_MS 250                        /* pause before what has failed is tried again */
+#define RENEW_MS 30000                      /* between tries to renew credentials that still do */
 #define WITHDRAW_MS 5000                    /* longest that withdrawing may take */
 #define WITHDRAW_HASTE_MS 1000              /* the same, after a signal */
 
@@ -2304,7 +2304,7 @@ static void time_text(time_t seconds, Str format, char *text)
 }
 
 /* Fetch the role's credentials anew if they end within a minute, or have expired. If that fails,
- * keep the old ones, which may do for a while, and try again in RENEW_MS. */
+ * keep the old ones and try again: soon if they have expired, else in RENEW_MS. */
 static void creds_renew(Rdv *r)
 {
     Creds *c = &settings.creds, fresh = { .id = "" };
@@ -2314,12 +2314,12 @@ static void creds_renew(Rdv *r)
     int ends = c->until[0] && strcmp(c->until, soon) <= 0;
     if ((!ends && !r->expired) || !over(r->renew))
         return;
-    r->renew = after(RENEW_MS);
-    if (!creds_fetch(&fresh, why))
+    if (!creds_fetch(&fresh, why)) {
+        r->renew = after(r->expired ? RETRY_MS : RENEW_MS);
         return;
+    }
     *c = fresh;
     r->expired = 0;
-    r->renew = after(0);
 }
 
 /* Add to OUT an HTTP request that asks DynamoDB to do OP; BODY is its JSON. The headers are signed

@@ -172,7 +172,7 @@ dynamodb_looks() { # it looks for the peer from 50 ms to 1 s apart
 dynamodb_old_items() { # as deployments have it: the SDK reads what we register, and we read what it registers
     at pass
     odd="${key}old \"k\\é"
-    bg R env PASH_CONNECT_TIMEOUT_MS=1500 $P recv "$odd" 1 0 "$tmp/x"
+    bg R env PASH_CONNECT_TIMEOUT_MS=1500 PASH_PEER_TIMEOUT_MS=120000 $P recv "$odd" 1 0 "$tmp/x"
     until_true grep -q waiting "$tmp/R.err"
     is 'the SDK reads our registration' '{"local_addr":"127.0.0.1:P","external_addr":"127.0.0.1:P"}' \
         "$(aws text "$odd" N_1 | sed 's/1:[0-9][0-9]*/1:P/g')"
@@ -274,9 +274,9 @@ dynamodb_role() { # 32 streams inherit the credentials of a role, and each renew
         senders="$senders send*$key$i*0*1*$tmp/in"
     done
     role role
-    bg R env PASH_LOG=error $P $receivers
+    bg R env PASH_LOG=error PASH_PEER_TIMEOUT_MS=120000 PASH_CONNECT_TIMEOUT_MS=120000 $P $receivers
     at pass
-    bg S env PASH_LOG=error $P $senders
+    bg S env PASH_LOG=error PASH_PEER_TIMEOUT_MS=120000 PASH_CONNECT_TIMEOUT_MS=120000 $P $senders
     both '32 streams, credentials of a role that expire: exit statuses' '0 0'
     is '32 streams: the data' 32 "$(for got in "$tmp"/*.got; do cmp -s "$got" "$tmp/in" && echo "$got"; done | wc -l)"
     is 'they are fetched once at first, and by each stream when they have expired' 33 "$(fetches)"
