@@ -1512,15 +1512,15 @@ static Imds imds_token(const Lookup *to, Response *r, Deadline end, Why why)
 static int imds_get(Str path, Str absent, Response *r, Deadline end, Why why)
 {
     char request[IMDS_MAX + sizeof settings.imds + 256];        /* room for a token out of *R */
-    Why no_token;
+    Why refusal;
     Text t = TEXT(request);
     Lookup to = { 0 };
     lookup_now(&settings.imds.host, &to);
-    Imds version = imds_token(&to, r, end, no_token);
+    Imds version = imds_token(&to, r, end, refusal);
     if (version == IMDS_NEITHER)
-        return FAIL(why, "%s", no_token);
+        return FAIL(why, "%s", refusal);
     if (version == IMDS_V1 && settings.imds_v1_off)
-        return FAIL(why, "%.400s, and AWS_EC2_METADATA_V1_DISABLED is true", no_token);
+        return FAIL(why, "%.400s, and AWS_EC2_METADATA_V1_DISABLED is true", refusal);
     add(&t, "GET %s%s HTTP/1.0\r\n", settings.imds.path, path);
     add(&t, "Host: %s\r\n", settings.imds.authority);
     if (version == IMDS_V2)
@@ -2587,7 +2587,8 @@ typedef struct {
     struct { int n; Why why; } tried[OUTCOMES];               /* why: of the last */
 } Punch;
 
-/* Write HELLO: "PASHLIB1" | role u8, 1 send, 2 recv | 3 zero bytes | me u32 | peer u32 | nonce. */
+/* Write HELLO into M (HELLO bytes): "PASHLIB1" | role u8, 1 send, 2 recv | 3 zero bytes | me u32 |
+ * peer u32 | nonce of 16 bytes. */
 static void hello_encode(const Stream *s, byte *m)
 {
     memcpy(m, "PASHLIB1", 8);
