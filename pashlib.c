@@ -947,12 +947,6 @@ static int job_read(int fd, void *p, size_t size)
     return n == (ssize_t)size;
 }
 
-static void job_write(int fd, const void *p, size_t size)
-{
-    if (write_once(fd, p, size) != 0)
-        _exit(1);                                         /* nobody waits for the answer any more */
-}
-
 #define LOOKUP_MAX 8
 typedef struct { int n; Addr list[LOOKUP_MAX]; Why why; } Lookup;   /* n 0: none, see WHY */
 
@@ -968,7 +962,7 @@ static void lookup_now(const Host *h, Lookup *found)
     }
     int error = getaddrinfo(h->name, NULL, &hints, &list);
     NOTE(found->why, "name look-up of %s: %s", h->name,
-         error == EAI_SYSTEM ? strerror(errno) : error ? gai_strerror(error) : "no address");
+         error ? gai_strerror(error) : "no address");
     for (int v4 = 1; v4 >= 0; v4--)
         for (struct addrinfo *i = list; i && found->n < LOOKUP_MAX; i = i->ai_next) {
             Addr *a = &found->list[found->n];
@@ -984,7 +978,7 @@ static void lookup_job(int fd, const void *arg)
 {
     Lookup found = { 0 };
     lookup_now(arg, &found);
-    job_write(fd, &found, sizeof found);
+    write_once(fd, &found, sizeof found);
 }
 
 /* ---- 4. STUN (RFC 8489): ask a server from which address it sees us ---------------------------
@@ -1558,7 +1552,7 @@ static void imds_job(int fd, const void *arg)
     Lookup found = { 0 };
     const Deadline *end = arg;
     found.n = imds_public_ip(&found.list[0], *end, found.why);
-    job_write(fd, &found, sizeof found);
+    write_once(fd, &found, sizeof found);
 }
 
 /* Fetch the credentials of the instance's role from IMDS. */
@@ -1597,7 +1591,7 @@ static void creds_job(int fd, const void *unused)
     (void)unused;
     if (!creds_fetch(&c, c.why))
         c.id[0] = 0;
-    job_write(fd, &c, sizeof c);
+    write_once(fd, &c, sizeof c);
 }
 
 /* ---- 6. discovery: the address that others see, for all streams at once -----------------------
@@ -2166,7 +2160,7 @@ static void sigv4(const Creds *c, Str date, Str region, Str service,
 #define REQUEST_MS 5000                     /* longest that registering may take */
 #define LOOK_MS 2500                        /* longest that a look may take */
 #define RETRY_MS 250                        /* pause before what has failed is tried again */
-#define RENEW_MS 30000                      /* between tries to renew credentials that still do */
+#define RENEW_MS 30000                      /* the same, where the old credentials are still good */
 #define WITHDRAW_MS 5000                    /* longest that withdrawing may take */
 #define WITHDRAW_HASTE_MS 1000              /* the same, after a signal */
 
@@ -2576,6 +2570,8 @@ typedef struct {
     byte mine[HELLO], in[HELLO + HASH + 1];
 } Conn;
 
+#define FOR_CONNS(c, p) FOR_EACH(Conn, c, (p)->conns, CONNS_MAX)
+
 typedef struct {
     enum { PUNCH_FAILED, PUNCH_GOES_ON, PUNCH_CONNECTED } state;
     Stream *s;
@@ -2806,7 +2802,7 @@ static int conn_worse(const Punch *p, const Conn *a, const Conn *b)
 static Conn *conn_place(Punch *p)
 {
     Conn *worst = NULL;
-    FOR_EACH(Conn, c, p->conns, CONNS_MAX) {
+    FOR_CONNS(c, p) {
         if (c->state == CONN_FREE) return c;
         if (!c->is_target && (!worst || conn_worse(p, c, worst)))
             worst = c;
@@ -2840,7 +2836,7 @@ static void target_add(Punch *p, Addr a)
         return;
     if (addr_is_loopback(&a) && (!near || a.port == local->port))
         return;
-    FOR_EACH(Conn, c, p->conns, CONNS_MAX)
+    FOR_CONNS(c, p)
         if (c->is_target && addr_same(&a, &c->with))
             return;
     *conn_place(p) = (Conn){ .state = CONN_PAUSES, .fd = -1,
@@ -2854,7 +2850,7 @@ static void punch_peer(Punch *p, const News *news)
 {
     Addr third = news->external;
     third.port = news->local.port;
-    FOR_EACH(Conn, c, p->conns, CONNS_MAX) {
+    FOR_CONNS(c, p) {
         c->is_target = 0;
         if (conn_is_up(c)) continue;
         reset_fd(&c->fd);
@@ -2896,7 +2892,7 @@ static void punch_news(Punch *p)
 /* Count the attempts that are on their way when the time is over. */
 static void punch_count_open(Punch *p)
 {
-    FOR_EACH(Conn, c, p->conns, CONNS_MAX) {
+    FOR_CONNS(c, p) {
         if (c->state == CONN_CONNECTS)
             p->tried[TRIED_TIMED_OUT].n++;
         if (conn_is_up(c))
@@ -2952,10 +2948,10 @@ static void punch_timed_out(Punch *p)
 }
 
 /* Returns when time is over: where GO is awaited, the lower node may decide for a while longer. */
-static Deadline punch_limit(const Punch *p)
+static Deadline punch_limit(Punch *p)
 {
     Deadline limit = p->limit;
-    FOR_EACH(const Conn, c, p->conns, CONNS_MAX)
+    FOR_CONNS(c, p)
         if (c->state == CONN_GO)
             limit.ms = p->limit.ms + GRACE_MS;
     return limit;
@@ -3265,7 +3261,7 @@ static int frame_begin(Flow *f, Why why)
     }
     if (!holds)
         in = judge_moved("read", f->fd,
-                   read(f->fd, f->buf + 4, PASHLIB_BUFFER));
+                         read(f->fd, f->buf + 4, PASHLIB_BUFFER));
     if (in.what == MOVED_NOTHING) return 1;
     if (in.what == MOVED_FAILED)
         return FAIL(why, "reading %.300s: %s", f->s->path, strerror(in.error));
@@ -3449,7 +3445,7 @@ static Ended receiver_write(Flow *f, Why why)
         out = socket_send(f->fd, f->buf + f->done, n, MSG_DONTWAIT);
     else
         out = judge_moved("write", f->fd,
-                    write(f->fd, f->buf + f->done, n));
+                          write(f->fd, f->buf + f->done, n));
     /* Only the output gives these: an ended connection gives 0, or ECONNRESET to splice(). */
     if (out.error == EPIPE || (copied && f->is_socket && out.error == ECONNRESET))
         return ENDED_GONE;
@@ -3566,7 +3562,6 @@ static int recv_stream(Flow *f, Why why)
 static int transfer(const Stream *s, int fd, int sock, Why why)
 {
     Flow f = { .s = s, .sock = sock };
-    f.buf = allocate(1, PASHLIB_BUFFER + 12);                   /* the end frame has 12 bytes */
     if (fd >= 0 && (fcntl(fd, F_GETFL) & O_ACCMODE) == (fd ? O_RDONLY : O_WRONLY))
         return FAIL(why, "opening -: %s", strerror(EBADF));     /* see standard_open() */
     if (fd >= 0)
@@ -3578,6 +3573,7 @@ static int transfer(const Stream *s, int fd, int sock, Why why)
         if (!wait_for_one(f.fd, POLLIN, after(FIFO_MS)))
             SAY("waiting for the other end of %s", s->path);
     }
+    f.buf = allocate(1, PASHLIB_BUFFER + 12);                   /* the end frame has 12 bytes */
 #ifdef TCP_USER_TIMEOUT
     if (!s->sends)
         set_option(sock, IPPROTO_TCP, TCP_USER_TIMEOUT, QUIET_MS);
@@ -3590,7 +3586,7 @@ static int transfer(const Stream *s, int fd, int sock, Why why)
 /* ---- 11. command line: parse it, a child for every stream, gather the results -----------------
  * Touches standard output (addr, --help, --version), signals, the limit of descriptors, processes,
  * and descriptors 0, 1 and 2 (opened on /dev/null if closed, replaced by let_go()). It completes
- * `settings` with the endpoint and the text of the rendezvous. */
+ * `settings` with the endpoint and the text of the rendezvous, and drops STUN servers. */
 
 #define EXIT_USAGE 2                        /* the command line or a setting is wrong */
 #define STREAM_WORDS 5
@@ -3667,15 +3663,17 @@ static int stream_parse(Stream *s, char *const *word)
 /* Fill S from TEXT, (send|recv)*KEY*ME*PEER*PATH, which is cut at its first four stars. */
 static int stream_split(Stream *s, char *text)
 {
-    char *word[STREAM_WORDS] = { text };
-    for (int i = 1; i < STREAM_WORDS; i++) {
-        char *star = strchr(word[i - 1], '*');
-        if (!star)
+    char *word[STREAM_WORDS];
+    Str rest = text;
+    TIMES(i, STREAM_WORDS - 1) {
+        rest = strchr(rest, '*');
+        if (!rest)
             return COMPLAIN("\"%s\" is no (send|recv)*KEY*ME*PEER*PATH", text);
-        word[i] = star + 1;
+        rest++;
     }
-    for (int i = 1; i < STREAM_WORDS; i++)
-        word[i][-1] = 0;
+    TIMES(i, STREAM_WORDS - 1)
+        word[i] = strsep(&text, "*");
+    word[STREAM_WORDS - 1] = text;
     return stream_parse(s, word);
 }
 
@@ -3724,14 +3722,21 @@ static void standard_open(void)
     }
 }
 
-/* Raise the limit of descriptors to the maximum. */
-static void descriptors_raise(void)
+/* Raise the limit of descriptors to the maximum, and drop STUN servers that it has no room for:
+ * otherwise the last streams could ask none. */
+static void descriptors_fit(int streams)
 {
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) < 0)
         return;
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
+    for (; settings.stun.n > 1; settings.stun.n--) {
+        rlim_t need = (rlim_t)streams * (unsigned)(settings.stun.n + 2) + 64;
+        if (need <= files.rlim_cur) return;
+        SAY("too few descriptors to ask STUN server %s, too",
+            settings.stun.list[settings.stun.n - 1].name);
+    }
 }
 
 /* What the processes of a stream get. MASK: the signals that were blocked at our start. */
@@ -3899,10 +3904,10 @@ static int carry(Stream *s, int n)
     Start start = { .all = s, .n = n };
     sigset_t wanted;
     int role = settings.rendezvous.kind == PLACE_DYNAMODB && !settings.creds.id[0];
-    descriptors_raise();
+    descriptors_fit(n);
+    signals_begin(&wanted);
     if (!discover(s, n, 0, role))
         return EXIT_FAILURE;
-    signals_begin(&wanted);
     SAY("rendezvous %s", settings.rendezvous.text);
     sigprocmask(SIG_BLOCK, &wanted, &start.mask);
     int status = streams_start(&start) ? EXIT_SUCCESS : EXIT_FAILURE;

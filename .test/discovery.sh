@@ -51,6 +51,14 @@ discovery_coturn_tcp() { # a real STUN server, asked by TCP, over IPv4 and IPv6
     addr PASH_STUN_SERVER=tcp:localhost
     is 'by its name' "stun $(value local_addr)" "$(value source) $(value external_addr)"
 }
+discovery_few_descriptors() { # each of 256 streams is answered, though descriptors do not suffice for two servers
+    need 'coturn' turnserver || return
+    streams=$(seq 256 | sed 's/.*/recv*few&*0*1*x/')
+    run sh -c 'ulimit -n 1024 && exec "$@"' sh env -u PASH_NO_HOLEPUNCH -u PASH_PUBLIC_IP \
+        PASH_STUN_SERVER='127.0.0.1,[::1]:3478' PASH_PEER_TIMEOUT_MS=1 "$P" $streams
+    is 'answers' 256 "$(grep -c 'STUN discovery succeeded' "$tmp/err")"
+    has 'it says which server is not asked' "$tmp/err" '^pashlib: too few descriptors to ask STUN server ::1, too$'
+}
 discovery_no_such_name() { # a server whose name does not exist
     addr PASH_STUN_SERVER=no.such.name.invalid.
     has 'a name that ends with a dot' "$tmp/err" 'name look-up of no.such.name.invalid.: '
@@ -79,6 +87,10 @@ discovery_hanging_name_server() { # a name server that never answers costs no mo
     has 'it says what it waits for' "$tmp/err" 'waiting for STUN'
     addr PASH_STUN_SERVER="stun.example.net,$(server good)"
     has 'another server is there: it is used' "$tmp/out" '^source=stun$'
+    run env AWS_EC2_METADATA_DISABLED=false AWS_EC2_METADATA_SERVICE_ENDPOINT=http://imds.example.net \
+        AWS_REGION=us-east-1 AWS_ENDPOINT_URL=http://127.0.0.1:9 PASH_RENDEZVOUS=dynamodb:rdv $P send k 0 1
+    is 'the credentials of a role: exit status' 1 "$status"
+    has 'they are waited for 5 s' "$tmp/err" 'instance role: imds.example.net: no answer within 5 s$'
 }
 
 # ---- several servers ----

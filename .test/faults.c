@@ -93,31 +93,21 @@ WRAP(int, setsockopt, 0, (int a, int b, int c, const void *d, socklen_t e), (a, 
 WRAP(int, dup2, 0, (int a, int b), (a, b))
 
 /* open() takes its mode from a variable argument list; a program with _FILE_OFFSET_BITS=64 calls it open64(). */
-int open(const char *path, int flags, ...) {
-    va_list args;
-    mode_t mode = 0;
-    if (flags & O_CREAT) {
-        va_start(args, flags);
-        mode = va_arg(args, mode_t);
-        va_end(args);
+#define WRAP_OPEN(name, name_at) \
+    int name(const char *path, int flags, ...) { \
+        va_list args; \
+        mode_t mode = 0; \
+        if (flags & O_CREAT) { \
+            va_start(args, flags); \
+            mode = va_arg(args, mode_t); \
+            va_end(args); \
+        } \
+        if (fails("open", 0)) \
+            return -1; \
+        return name_at(AT_FDCWD, path, flags, mode); \
     }
-    if (fails("open", 0))
-        return -1;
-    return openat(AT_FDCWD, path, flags, mode);
-}
-
-int open64(const char *path, int flags, ...) {
-    va_list args;
-    mode_t mode = 0;
-    if (flags & O_CREAT) {
-        va_start(args, flags);
-        mode = va_arg(args, mode_t);
-        va_end(args);
-    }
-    if (fails("open", 0))
-        return -1;
-    return openat64(AT_FDCWD, path, flags, mode);
-}
+WRAP_OPEN(open, openat)
+WRAP_OPEN(open64, openat64)
 
 /* dlsym() itself may allocate, so the allocators call glibc's own by their other names. */
 extern void *__libc_malloc(size_t n);

@@ -150,7 +150,7 @@ static void fuzz_hello(const uint8_t *data, size_t n) {
     c.fd = fd[0];
     hello_encode(&s, c.mine);
     TIMES(i, 4)                                             /* HELLO, proof, GO, and one more */
-        if (c.state >= CONN_HELLO && p.state == PUNCH_GOES_ON)
+        if (conn_is_up(&c) && p.state == PUNCH_GOES_ON)
             conn_read(&p, &c);
     must(p.chosen < 0 && p.state != PUNCH_CONNECTED);
     close_fd(&c.fd);

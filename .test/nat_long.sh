@@ -25,14 +25,18 @@ both_late() {                                       # NAME WANT: both, likewise
     both "$1" "$2"
 }
 
-nat_long_idle() { # a stream is idle for 60 s, through boxes that forget after 45 s
-    forgets 45 quiet1 quiet2
+under_way() {                                       # A B: "a" has gone from S at A to R at B; more can be written to 3
     mkfifo "$tmp/in"
-    bg S $at quiet1 $P send k 1 2 "$tmp/in"
-    bg R $at quiet2 $P recv k 2 1
+    bg S $at "$1" $P send k 1 2 "$tmp/in"
+    bg R $at "$2" $P recv k 2 1
     exec 3<>"$tmp/in"
     echo a >&3
     until_true grep -q a "$tmp/R.out"
+}
+
+nat_long_idle() { # a stream is idle for 60 s, through boxes that forget after 45 s
+    forgets 45 quiet1 quiet2
+    under_way quiet1 quiet2
     sleep 60
     echo b >&3
     exec 3>&-
@@ -41,12 +45,7 @@ nat_long_idle() { # a stream is idle for 60 s, through boxes that forget after 4
 }
 nat_long_forgotten() { # a stream is idle for 10 s, through boxes that forget after 5 s: both ends say that it is lost
     forgets 5 strict1 strict2
-    mkfifo "$tmp/in"
-    bg S $at strict1 $P send k 1 2 "$tmp/in"
-    bg R $at strict2 $P recv k 2 1
-    exec 3<>"$tmp/in"
-    echo a >&3
-    until_true grep -q a "$tmp/R.out"
+    under_way strict1 strict2
     sleep 10
     echo b >&3
     since=$(date +%s)

@@ -12,6 +12,16 @@ readers_go_away() { # head takes one line of an endless stream: success at both 
     has 'the receiver says so' "$tmp/R.err" '^pashlib: recv k: the reader of - went away$'
     has 'the sender says so' "$tmp/S.err" '^pashlib: send k: node 1 needs no more: its reader went away$'
 }
+readers_reset() { # a socket as output whose reader resets it counts as one that went away
+    need 'a reader that resets' python3 || return
+    # Whether poll() or send() tells first is a matter of luck, so it is tried eight times.
+    for try in 1 2 3 4 5 6 7 8; do
+        bg S $P send reset$try 0 1 /dev/zero
+        bg R python3 -B .test/reset.py $P recv reset$try 1 0
+        both "try $try: exit statuses" '0 0'
+        has "try $try: the receiver says so" "$tmp/R.err" ': the reader of - went away$'
+    done
+}
 readers_go_away_while_idle() { # the reader goes away while nothing is sent: this is noticed, and is a success
     mkfifo "$tmp/i" "$tmp/o"
     bg S $P send k 0 1 "$tmp/i"

@@ -26,6 +26,7 @@ static void test_http(void)
         { CHUNKED "3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n", 0, "200 abcde" },
         { CHUNKED "3\r\nabc\r\n2\r\nde\r\n", 0, "" },
         { CHUNKED "3\r\nabc\r\n2\r\nde\r\n", 1, "the body is cut in its chunks" },
+        { CHUNKED "3\r\nabcde\r\n0\r\n\r\n", 0, "a chunk without its line end" },
         { CHUNKED "x\r\nabc\r\n0\r\n\r\n", 0, "a chunk without a size" },
         { CHUNKED "fffffffffff\r\nabc\r\n0\r\n\r\n", 0, "a chunk without a size" },
         { CHUNKED "0xffffffffffffffff\r\nX0\r\n\r\n", 0, "a chunk without a size" },
